@@ -1,0 +1,230 @@
+"""The tutorial's table of contents: `invoke --list`, then `invoke --help NAME`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from xdplab import build as building
+from xdplab import lifecycle, patching, runner, testbed, view
+from xdplab import setup as obtaining
+from xdplab import verify as proving
+from xdplab.errors import ClaimsFailed, LabError
+from xdplab.lab import Lab
+from xdplab.options import choice, number, whole_number
+from xdplab.sample import Sample
+
+TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
+SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
+WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace"}
+TUTORIAL = "xdp_ip_filter"
+
+
+def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
+    """A command whose foreseeable faults end in one clear error and its exit code."""
+
+    def decorate(body: Callable[..., None]) -> Any:
+        @functools.wraps(body)
+        def wrapped(c: Context, *args: Any, **options: Any) -> None:
+            try:
+                body(Lab.of(c.config), *args, **options)
+            except KeyboardInterrupt:
+                raise Exit("interrupted: the same command goes on from here", 130) from None
+            except (LabError, OSError) as error:
+                fault = LabError.of(error)
+                raise Exit(view.error_text(fault), fault.exit_code) from error
+
+        return task(wrapped, help=helps)
+
+    return decorate
+
+
+@step(
+    kernel="a version: v6.1, 5.10, v7.2-rc3",
+    source="auto, git, distro (the distribution's linux-source package) or tarball",
+    tree="use this kernel tree of yours, where it is",
+    remote="the git repository, or the tarball, to get it from",
+)
+def setup(
+    lab: Lab,
+    kernel: str | None = None,
+    source: str = "auto",
+    tree: str | None = None,
+    remote: str | None = None,
+) -> None:
+    """Steps 1 to 3: get a kernel tree, configure it, make the headers that a build needs."""
+    wanted = obtaining.Wanted.of(
+        kernel,
+        lab.kernel,
+        choice("--source", source, obtaining.Source),
+        Path(tree) if tree is not None else None,
+        remote,
+    )
+    with lab.view.stage("setup") as stage:
+        found = obtaining.obtain(
+            wanted, lab.workspace, lab.shell, stage.report, stage.line, lab.view.say
+        )
+    lab.view.tree(found)
+
+
+@step(**TREE, **SAMPLE, show="only show it, as a unified diff", revert="take everything back")
+def patch(
+    lab: Lab,
+    kernel: str | None = None,
+    tree: str | None = None,
+    sample: str = TUTORIAL,
+    show: bool = False,
+    revert: bool = False,
+) -> None:
+    """Step 5: put the sample into samples/bpf/Makefile, in the tree's own words."""
+    target = lab.tree(kernel, tree)
+    if revert:
+        with target.locked(dry=lab.shell.dry):
+            reverted = patching.revert(target, dry=lab.shell.dry)
+        lab.view.done(reverted, nothing=f"{target.path} has no change of ours")
+        return
+    pair = Sample.find(sample)
+    with target.locked(dry=show or lab.shell.dry):
+        changes = patching.plan(target, pair.name, lab.shell)
+        patching.apply(target, changes, dry=show or lab.shell.dry)
+    lab.view.changes(target, changes)
+
+
+@step(
+    **TREE,
+    **SAMPLE,
+    all_samples="build every sample of the tree, the post's way",
+    trace="let the kernel half log each packet: forty times slower",
+)
+def build(
+    lab: Lab,
+    kernel: str | None = None,
+    tree: str | None = None,
+    sample: str = TUTORIAL,
+    all_samples: bool = False,
+    trace: bool = False,
+) -> None:
+    """Step 4 to 7: patch the tree, and build the one pair by the tree's own rules."""
+    target, pair = lab.tree(kernel, tree), Sample.find(sample)
+    with lab.view.stage(f"building {pair.name}", pair) as stage:
+        result = building.build(target, pair, lab.workspace, lab.shell, stage.line, trace=trace)
+    lab.view.built(result, dry=lab.shell.dry)
+    if all_samples:
+        with lab.view.stage("building all samples") as stage:
+            others = building.build_all_samples(target, lab.workspace, lab.shell, stage.line)
+        lab.view.all_built(others)
+
+
+@step(
+    **TREE,
+    **SAMPLE,
+    **WHERE,
+    ip="the IPv4 address whose packets are dropped",
+    dev="the interface",
+    mode="auto (native where it can be had, else skb), native, skb or hw",
+    interval="seconds between two readings",
+    rounds="how many readings, 0 for no end",
+    duration="stop after so many seconds",
+    json="a JSON object a reading, on standard output",
+    plain="the binary's own output, line for line",
+)
+def run(
+    lab: Lab,
+    ip: str | None = None,
+    dev: str = "lo",
+    mode: str = "auto",
+    on: str = "host",
+    interval: str = "2",
+    rounds: str = "1000",
+    duration: str | None = None,
+    json: bool = False,
+    plain: bool = False,
+    kernel: str | None = None,
+    tree: str | None = None,
+    sample: str = TUTORIAL,
+) -> None:
+    """Step 8 and 12: run the filter, and watch its counters until Ctrl-C."""
+    job = runner.Job(
+        lab.ip if ip is None else ip,
+        dev,
+        mode,
+        number("--interval", interval),
+        whole_number("--rounds", rounds),
+    )
+    seconds = None if duration is None else number("--duration", duration)
+    build, bed = lab.built(sample, kernel, tree), testbed.named(on)
+    if lab.shell.dry:
+        runner.show(build, job, lab.shell)
+        return
+    with (
+        bed.open(lab.shell, packets=False) as bench,
+        runner.started(build, job, bench, lab.workspace.new_run()) as session,
+    ):
+        lab.view.follow(session, seconds, json=json, plain=plain)
+    lab.view.say(f"detached: nothing of it is left on {dev}")
+
+
+@step(**TREE, **SAMPLE, **WHERE, ip="the IPv4 address whose packets must die")
+def verify(
+    lab: Lab,
+    ip: str | None = None,
+    on: str = "netns",
+    kernel: str | None = None,
+    tree: str | None = None,
+    sample: str = TUTORIAL,
+) -> None:
+    """Step 8 to 12 at once: prove that three packets die, are counted, and nothing is left."""
+    job = runner.Job(lab.ip if ip is None else ip)
+    build, bed = lab.built(sample, kernel, tree), testbed.named(on)
+    if lab.shell.dry:
+        runner.show(build, job, lab.shell)
+        return
+    record = lab.workspace.new_run()
+    with bed.open(lab.shell, packets=True) as bench:
+        failed = lab.view.checks(proving.verify(build, job, bench, record, lab.view.reading))
+    if failed:
+        raise ClaimsFailed([check.claim for check in failed], record.log)
+
+
+@step(**WHERE, ip="the source address", to="the destination", count="how many packets")
+def send(
+    lab: Lab, ip: str | None = None, to: str = "127.0.0.1", count: str = "1", on: str = "host"
+) -> None:
+    """Step 11: send ICMP packets that must die, with scapy."""
+    source = lab.ip if ip is None else ip
+    runner.check_address(source)
+    runner.check_address(to)
+    packets = whole_number("--count", count)
+    if lab.shell.dry:
+        lab.view.say(f"{packets} from {source} to {to} would be sent")
+        return
+    with lifecycle.bench_of(on, lab.workspace, lab.shell) as bench:
+        lab.view.pinged(source, to, bench.ping(source, to, packets))
+
+
+@step()
+def status(lab: Lab) -> None:
+    """Step 9: the XDP programs on this machine's interfaces, and whose they are."""
+    lab.view.statuses(lifecycle.status(lab.workspace), lifecycle.running_in_netns(lab.workspace))
+
+
+@step(**WHERE, dev="the interface, on the host")
+def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
+    """Step 10: end our filter from another terminal, or remove what one left behind."""
+    if testbed.named(on).name == "netns":
+        done = lifecycle.end_private(lab.workspace, lab.shell)
+    else:
+        done = lifecycle.detach(dev, lab.workspace, lab.shell)
+    lab.view.done(done, nothing=f"no XDP program is on {dev}")
+
+
+@step(trees="remove fetched trees and downloads too (never a tree of your own)")
+def clean(lab: Lab, trees: bool = False) -> None:
+    """Take back every change: samples and patches out of all trees, builds and runs away."""
+    lab.view.done(lifecycle.clean(lab.workspace, lab.shell, trees=trees), nothing="all is clean")

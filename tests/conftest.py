@@ -1,0 +1,406 @@
+"""What the tests that run the real commands share.
+
+Kernel trees are expensive: they are fetched once, by `invoke setup` itself, into
+$XDPLAB_TEST_WORKSPACE or a directory in the user's cache, and never built in.
+Tests work in copies of them, whose files are hard links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISDIR
+
+import platformdirs
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+KERNELS = ("6.1", "5.10")
+PATIENCE = 300.0  # seconds: a safety net, not an expectation
+CHECKOUT = (
+    *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches"),
+    *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_compat.h"),
+)
+
+
+# ---- the command line
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    def commands(self) -> list[str]:
+        """The commands that it echoed."""
+        return [line[2:] for line in self.err.splitlines() if line.startswith("$ ")]
+
+
+class Background:
+    """An `invoke` that is under way."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._err: list[str] = []
+        self._out: list[str] = []
+        self._threads = [
+            threading.Thread(target=lines.extend, args=(stream,), daemon=True)
+            for lines, stream in ((self._out, process.stdout), (self._err, process.stderr))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def out(self) -> str:
+        """Its standard output so far."""
+        return "".join(self._out)
+
+    @property
+    def err(self) -> str:
+        """Its standard error so far."""
+        return "".join(self._err)
+
+    def wait_for(self, *words: str) -> None:
+        """Wait until it has said all the words, on either stream."""
+        wait_until(
+            lambda: (
+                all(word in self.out + self.err for word in words)
+                or self.process.poll() is not None
+            )
+        )
+        said = self.out + self.err
+        assert all(word in said for word in words), said
+
+    def interrupt(self) -> Outcome:
+        """Press Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> Outcome:
+        """Wait for its end."""
+        code = self.process.wait(PATIENCE)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        return Outcome(code, self.out, self.err)
+
+
+@dataclass(frozen=True, slots=True)
+class Invoke:
+    """`python -m invoke` in a process of its own, with a workspace of the test's choice."""
+
+    workspace: Path
+    cwd: Path = PROJECT
+
+    def __call__(
+        self, *arguments: str | Path, env: Mapping[str, str] | None = None,
+        under: Sequence[str | Path] = (), timeout: float = PATIENCE,
+    ) -> Outcome:  # fmt: skip
+        """Run a command to its end; `under`: through another command."""
+        with self.start(*arguments, env=env, under=under) as background:
+            background.process.wait(timeout)
+            return background.wait()
+
+    @contextlib.contextmanager
+    def start(
+        self, *arguments: str | Path, env: Mapping[str, str] | None = None,
+        under: Sequence[str | Path] = (),
+    ) -> Iterator[Background]:  # fmt: skip
+        """Start a command; it is ended, Ctrl-C first, when the block is left."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("INVOKE_")}
+        process = subprocess.Popen(
+            [*under, sys.executable, "-m", "invoke", *arguments],
+            cwd=self.cwd,
+            env=inherited | {"INVOKE_WORKSPACE": str(self.workspace)} | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        background = Background(process)
+        try:
+            yield background
+        finally:
+            for number in (signal.SIGINT, signal.SIGKILL):
+                if process.poll() is None:
+                    process.send_signal(number)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(15)
+
+
+def assert_refused(outcome: Outcome, code: int, *words: str) -> None:
+    """It ended with the code, one line on what is wrong, and what to do about it below."""
+    lines = outcome.err.splitlines()
+    errors = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    assert outcome.code == code, outcome.err
+    assert len(errors) == 1, outcome.err
+    assert lines[errors[0] + 1 :][:1], f"no cure: {outcome.err}"
+    assert lines[errors[0] + 1].startswith("  ")
+    assert "Traceback" not in outcome.out + outcome.err
+    for word in words:
+        assert word in outcome.err
+
+
+def wait_until(holds: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Wait until it holds; a safety net ends the wait with a failure."""
+    deadline = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def snapshot(*directories: Path) -> dict[str, tuple[int, int, int]]:
+    """Every file below the directories, with its mode, size (a file's), and time of change."""
+    found = {}
+    for directory in directories:
+        for path in (directory, *directory.rglob("*")):
+            stat = path.lstat()
+            size = 0 if S_ISDIR(stat.st_mode) else stat.st_size
+            found[str(path)] = (stat.st_mode, size, stat.st_mtime_ns)
+    return found
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Every file below a directory, with its SHA-256."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def processes_in(directory: Path) -> list[int]:
+    """The processes whose current directory is in a directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            where = (entry / "cwd").readlink()
+        except OSError:
+            continue  # it has ended meanwhile
+        if where.is_relative_to(directory):
+            found.append(int(entry.name))
+    return found
+
+
+def path_without(directory: Path, *hidden: str, folders: Sequence[str] = ()) -> str:
+    """A PATH that leads to all that this one leads to, but for the hidden commands."""
+    directory.mkdir()
+    for folder in map(Path, folders or os.get_exec_path()):
+        for command in folder.iterdir() if folder.is_dir() else ():
+            link = directory / command.name
+            if command.name not in hidden and not link.is_symlink():
+                link.symlink_to(command)
+    return str(directory)
+
+
+def copy_checkout(to: Path) -> Path:
+    """A copy of what a command needs of the checkout."""
+    to.mkdir(parents=True)
+    for name in CHECKOUT:
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, to / name)
+    return to
+
+
+def copy_pair(to: Path) -> tuple[Path, Path]:
+    """A copy of the tutorial's pair, to be edited: its kernel half and its user half."""
+    to.mkdir(exist_ok=True)
+    kern, user = (
+        Path(shutil.copy(PROJECT / f"xdp_ip_filter_{half}.c", to)) for half in ("kern", "user")
+    )
+    return kern, user
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace that isn't there yet."""
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def invoke(workspace: Path) -> Invoke:
+    """The command line, with a workspace of the test's own."""
+    return Invoke(workspace)
+
+
+# ---- a tree that can be made in no time
+
+
+FAKE = {
+    # $(PAUSE) comes from the environment: a test can stop make where it likes
+    "Makefile": """\
+        VERSION = 6
+        PATCHLEVEL = 1
+        SUBLEVEL = 0
+        EXTRAVERSION =
+
+        .RECIPEPREFIX = >
+        obj := $(M)
+        all: $(always-y)
+        allnoconfig:
+        > @test "$(KCONFIG_ALLCONFIG)" -ef .xdplab/config
+        > @cp .xdplab/config .config
+        prepare0: scripts
+        > @$(PAUSE)
+        > @mkdir -p include/generated
+        > @touch include/generated/asm-offsets.h
+        scripts:
+        > @test -f .config
+        $(obj)/%_kern.o: $(obj)/%_kern.c
+        > @echo 'int f(void) { return 0; }' | clang --target=bpf -x c -c -o $@ -
+        $(obj)/%: $(obj)/%_user.c
+        > @cp /bin/true $@
+        .PHONY: all allnoconfig prepare0 scripts
+        """,
+    "Kbuild": "",
+    "Kconfig": "",
+    "scripts/Makefile": "",
+    "drivers/net/loopback.c": "/* no sample needs it */\n",
+    "samples/bpf/Makefile": """\
+        tprogs-y := sockex1
+        sockex1-objs := sockex1_user.o
+        always-y := $(tprogs-y)
+        always-y += sockex1_kern.o
+        """,
+    "tools/lib/bpf/libbpf.c": "",
+    "tools/lib/bpf/bpf_helpers.h": "",
+}
+
+
+def make_fake_tree(path: Path) -> Path:
+    """A kernel tree of a few lines, with targets of the right names."""
+    for name, text in FAKE.items():
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text))
+    return path
+
+
+@pytest.fixture
+def fake_tree(tmp_path: Path) -> Path:
+    """A small tree of the user's own, not set up yet."""
+    return make_fake_tree(tmp_path / "linux")
+
+
+# ---- real trees
+
+
+@pytest.fixture(scope="session")
+def trees_workspace() -> Path:
+    """The workspace that holds the fetched trees from one test run to the next."""
+    given = os.environ.get("XDPLAB_TEST_WORKSPACE")
+    return Path(given) if given else platformdirs.user_cache_path("xdplab-tests")
+
+
+@pytest.fixture(scope="session")
+def fetched(trees_workspace: Path) -> Callable[[str], Path]:
+    """Gives the distribution's tree of a kernel; nothing may be built in it."""
+    known: dict[str, Path] = {}
+
+    def fetch(kernel: str) -> Path:
+        if kernel not in known:
+            invoke = Invoke(trees_workspace)
+            with waiting_lock(trees_workspace / "tests.lock"):
+                outcome = invoke("setup", "--kernel", kernel, "--source", "distro", timeout=1800)
+            if outcome.code == 69:
+                pytest.skip(f"no tree of {kernel} can be had here: {outcome.err}")
+            assert outcome.code == 0, outcome.err
+            known[kernel] = Path(outcome.out.partition(":")[0])
+        return known[kernel]
+
+    return fetch
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Let one test run at a time in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def copied(tree: Path) -> Iterator[Path]:
+    """A copy of a tree: its sources are hard links, what make has made in it is not."""
+    scratch = Path(tempfile.mkdtemp(prefix="copy-", dir=tree.parents[1]))
+    copy = scratch / "linux"
+    try:
+        subprocess.run(["cp", "-al", tree, copy], check=True)
+        since = (tree / ".xdplab/config").stat().st_mtime  # it is written before make is called
+        for path in copy.rglob("*"):
+            if path.is_file() and not path.is_symlink() and path.stat().st_mtime >= since:
+                path.unlink()
+                shutil.copy2(tree / path.relative_to(copy), path)
+        yield copy
+    finally:
+        shutil.rmtree(scratch)
+
+
+@pytest.fixture(scope="session")
+def copies(fetched: Callable[[str], Path]) -> Iterator[Callable[[str], Path]]:
+    """Gives a copy of a kernel's tree, the same one all the time, to work in."""
+    known: dict[str, Path] = {}
+    with contextlib.ExitStack() as stack:
+
+        def copy(kernel: str) -> Path:
+            if kernel not in known:
+                known[kernel] = stack.enter_context(copied(fetched(kernel)))
+            return known[kernel]
+
+        yield copy
+
+
+@pytest.fixture(params=KERNELS)
+def tree(request: pytest.FixtureRequest, copies: Callable[[str], Path]) -> Path:
+    """A real tree to build in.  Others do too: a test knows nothing of what it finds built."""
+    return copies(request.param)
+
+
+@pytest.fixture(params=KERNELS)
+def fresh_tree(request: pytest.FixtureRequest, fetched: Callable[[str], Path]) -> Iterator[Path]:
+    """A real tree for one test alone, set up, with nothing built in it."""
+    with copied(fetched(request.param)) as path:
+        yield path
+
+
+# ---- what can run here
+
+# a network namespace of the test's own: its lo is nobody else's
+PRIVATE = ("unshare", "--net")
+
+
+def no_root() -> str:
+    """Why tests that attach XDP programs can't run here; empty if they can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    tried = subprocess.run(
+        ["unshare", "--net", "true"], capture_output=True, text=True, check=False
+    )
+    return f"no network namespace can be made: {tried.stderr}" if tried.returncode else ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what can't run here, and say why."""
+    reason = no_root()
+    for item in items:
+        if reason and item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,103 @@
+"""How the modules hang together, read from their imports."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from xdplab.workspace import PROJECT
+
+FILES = [PROJECT / "tasks.py", *sorted((PROJECT / "xdplab").rglob("*.py"))]
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file): ast.parse(file.read_text()) for file in FILES}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules that are imported below a node; of a package its modules, where named."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else node.module
+
+
+def at_module_level(tree: ast.Module) -> Iterator[str]:
+    """What is imported when the module is: not in functions, not for type checkers only."""
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+
+
+def ours(names: Iterator[str]) -> set[str]:
+    return {name for name in names if name in MODULES}
+
+
+def top_level(name: str) -> set[str]:
+    return {imported.partition(".")[0] for imported in imports(MODULES[name])}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(MODULES[name])
+
+
+def test_only_the_commands_know_invoke() -> None:
+    assert [name for name in MODULES if "invoke" in top_level(name)] == ["tasks"]
+
+
+def test_nobody_imports_the_commands() -> None:
+    assert [name for name in MODULES if "tasks" in top_level(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("xdplab.counters", set()),
+        ("xdplab.packets", set()),
+        ("xdplab.netlink", set()),
+        ("xdplab.errors", set()),
+        ("xdplab.version", {"xdplab.errors"}),
+        ("xdplab.options", {"xdplab.errors"}),
+        ("xdplab.files", {"xdplab.errors"}),
+        ("xdplab.process", {"xdplab.errors"}),
+    ],
+)
+def test_the_foundations_stand_alone(name: str, allowed: set[str]) -> None:
+    assert ours(imports(MODULES[name])) == allowed
+
+
+def test_the_library_does_not_know_who_shows_it() -> None:
+    shown_by = [name for name, tree in MODULES.items() if "xdplab.view" in imports(tree)]
+    assert sorted(shown_by) == ["tasks", "xdplab.lab"]
+
+
+def test_rich_is_the_views_alone() -> None:
+    assert [name for name in MODULES if "rich" in top_level(name)] == ["xdplab.view"]
+
+
+def test_only_one_module_starts_processes() -> None:
+    assert [name for name in MODULES if "subprocess" in top_level(name)] == ["xdplab.process"]
+
+
+def test_imports_go_one_way() -> None:
+    graph = {name: ours(at_module_level(tree)) for name, tree in MODULES.items()}
+    # a cycle raises CycleError, which names it
+    assert set(TopologicalSorter(graph).static_order()) == set(MODULES)
+
+
+def test_every_module_is_used() -> None:
+    started = {"tasks", "xdplab", "xdplab.testbed.agent"}  # the last by `python -m`
+    used = {one for tree in MODULES.values() for one in ours(imports(tree))}
+    assert set(MODULES) - used == started

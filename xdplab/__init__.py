@@ -1,0 +1,1 @@
+"""A kernel-tree harness for XDP: get a tree, build a C pair in it, run it, prove it."""

@@ -1,0 +1,280 @@
+"""A sample in a tree becomes a build: patched in, compiled by kbuild, checked, kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xdplab import footprint, kbuild, patching
+from xdplab.dialect import Dialect
+from xdplab.errors import FileInTheWay, NotBuilt
+from xdplab.files import read_json, require_space, write_json, write_whole
+from xdplab.kbuild import OnLine
+from xdplab.process import Finished, Line, Shell
+from xdplab.sample import COMPAT, Sample
+from xdplab.tree import Tree
+from xdplab.workspace import Workspace
+
+_FACTS = "build.json"
+SCHEMA = 1  # of build.json
+
+_WRITTEN = ("samples/bpf", "scripts", "tools/bpf", "tools/build", "tools/lib")  # by M=samples/bpf
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What came out: a directory with the program, its BPF object, build.json and the log."""
+
+    directory: Path
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The sample's name."""
+        return str(self.facts["sample"])
+
+    @property
+    def program(self) -> Path:
+        """The user half; it loads the object from its own directory."""
+        return self.directory / self.name
+
+    def older_than(self, sample: Sample) -> bool:
+        """Whether a source was edited after this was made from it."""
+        made = (self.directory / _FACTS).stat().st_mtime
+        return any(source.stat().st_mtime > made for source in sample.sources)
+
+    @classmethod
+    def load(cls, directory: Path) -> Build | None:
+        """The build that was kept there, if it is whole."""
+        facts = read_json(directory / _FACTS)
+        if not facts or facts.get("schema") != SCHEMA:
+            return None
+        files = facts["files"]
+        return cls(directory, facts) if all((directory / file).exists() for file in files) else None
+
+
+def build(
+    tree: Tree, sample: Sample, workspace: Workspace, shell: Shell, on_line: OnLine,
+    *, trace: bool = False,
+) -> Build:  # fmt: skip
+    """Build the pair, as far as it isn't built yet; make decides what is stale.
+
+    With `trace` the kernel half logs each packet.  Raises what patching and
+    kbuild raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
+    """
+    kbuild.require_tools()
+    directory = workspace.build(tree.key, sample.name)
+    log = directory / "build.log"
+    with tree.locked(dry=shell.dry):
+        kbuild.prepare(tree, shell, on_line)
+        patching.apply(tree, patching.plan(tree, sample.name, shell), dry=shell.dry)
+        with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
+            if not shell.dry:
+                require_space(directory, 50 * 2**20)
+                directory.mkdir(parents=True, exist_ok=True)
+                log.unlink(missing_ok=True)
+                place(tree, sample, trace=trace)
+            started = time.monotonic()
+            try:
+                finished = kbuild.make_sample(tree, sample, shell, on_line, log)
+            except BaseException:
+                # make takes a half-made object for a finished one
+                (tree.samples / sample.object).unlink(missing_ok=True)
+                raise
+        if shell.dry:
+            return Build(directory, {"sample": sample.name})
+        _check(tree, sample, log)
+        return _keep(tree, sample, directory, finished, time.monotonic() - started, trace=trace)
+
+
+@dataclass(frozen=True, slots=True)
+class AllSamples:
+    """What came of building every sample: objects with BPF code in them, and without."""
+
+    good: tuple[Path, ...]
+    empty: tuple[Path, ...]
+    log: Path
+
+
+def build_all_samples(
+    tree: Tree, workspace: Workspace, shell: Shell, on_line: OnLine
+) -> AllSamples:
+    """Build the tree's own samples too, the post's way, with what that needs of the tree.
+
+    A clang that fails is not make's failure here: what it left is told apart.
+    """
+    log = workspace.build(tree.key, "all-samples") / "build.log"
+    with tree.locked(dry=shell.dry):
+        kbuild.prepare(tree, shell, on_line, all_samples=True)
+        if not shell.dry:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.unlink(missing_ok=True)
+        with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
+            kbuild.make_all_samples(tree, shell, on_line, log)
+    objects = sorted([*tree.samples.glob("*_kern.o"), *tree.samples.glob("*.bpf.o")])
+    wrong = {path: _why_no_bpf(path) for path in objects}
+    return AllSamples(
+        tuple(path for path in objects if not wrong[path]),
+        tuple(path for path in objects if wrong[path]),
+        log,
+    )
+
+
+# ---- the pair in samples/bpf
+
+
+def place(tree: Tree, sample: Sample, *, trace: bool) -> None:
+    """Put copies of the pair into samples/bpf, and remember that they are ours.
+
+    A copy is only written if it differs, so that make sees what changed.
+    Raises FileInTheWay rather than overwrite a file of the user's, or a copy
+    that the user edited there.
+    """
+    placed = _placed(tree)
+    copies = [(tree.samples / source.name, source) for source in sample.sources]
+    texts = {target: source.read_bytes() for target, source in copies}
+    if trace:
+        texts[tree.samples / COMPAT.name] += b"\n#define TRACE /* invoke build --trace */\n"
+    different = [
+        target
+        for target, text in texts.items()
+        if not target.exists() or target.read_bytes() != text
+    ]
+    for target, source in copies:
+        if target in different and target.exists() and placed.get(target.name) != _sha256(target):
+            raise FileInTheWay(target, source)
+    for target in different:
+        write_whole(target, texts[target])
+    tree.remember(placed=placed | {target.name: _sha256(target) for target in different})
+    if tree.samples / COMPAT.name in different:
+        # the rule for BPF objects knows no header files
+        (tree.samples / sample.object).unlink(missing_ok=True)
+
+
+def _placed(tree: Tree) -> dict[str, str]:
+    """The copies that we put there, and what was in them."""
+    placed = tree.recall("placed")
+    return placed if isinstance(placed, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- what the compiler says
+
+
+def user_paths(sample: Sample, line: str) -> str:
+    """A compiler's line with the user's own files in place of their copies.
+
+    Up to v6.12 compilers say samples/bpf/NAME, from v6.13 on NAME alone.
+    """
+    shown = {source.name: _from_here(source) for source in sample.sources}
+    names = "|".join(map(re.escape, shown))
+    return re.sub(rf"(?:[^\s:]*/)?\b({names})(?=[:,])", lambda found: shown[found[1]], line)
+
+
+def _from_here(path: Path) -> str:
+    """The path as a person in this directory would write it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def about_pair(sample: Sample, lines: Sequence[Line]) -> list[str]:
+    """What compilers said of the pair, in their words: each message with its context."""
+    said: list[str] = []
+    for message in _messages(line.text for line in lines if line.stream == "err"):
+        if any(source.name in line for source in sample.sources for line in message):
+            said += [user_paths(sample, line) for line in message]
+    return said
+
+
+def _messages(lines: Iterable[str]) -> list[list[str]]:
+    """Compilers' words, message by message: the way to the place, the fault, its notes."""
+    messages: list[list[str]] = [[]]
+    on_the_way = False
+    for line in lines:
+        leads = re.match(r"In file included from|\s+from |\S+: (In|At) ", line)
+        faults = re.match(r"\S+:\d+:(?!.* note: )|\S+:\(\.|make|WARNING", line)
+        if (leads or faults) and not on_the_way:
+            messages.append([])
+        messages[-1].append(line)
+        on_the_way = bool(leads)
+    return messages
+
+
+# ---- the result
+
+
+def _check(tree: Tree, sample: Sample, log: Path) -> None:
+    """Raise NotBuilt unless the program and a BPF object with code in it are there."""
+    program, bpf_object = tree.samples / sample.name, tree.samples / sample.object
+    for path in (program, bpf_object):
+        if not path.is_file():
+            raise NotBuilt(path, "isn't there", log)
+    wrong = _why_no_bpf(bpf_object)
+    if wrong:
+        bpf_object.unlink()
+        raise NotBuilt(bpf_object, wrong, log)
+
+
+def _why_no_bpf(path: Path) -> str:
+    """Why a file is no BPF object with a program in it; empty if it is one."""
+    from elftools.common.exceptions import ELFError  # here: it takes a while to import
+    from elftools.elf.constants import SH_FLAGS
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            if elf["e_machine"] != "EM_BPF":
+                return "is no BPF object"
+            for section in elf.iter_sections():
+                if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR and section["sh_size"]:
+                    return ""
+    except ELFError as error:
+        return f"is no ELF file ({error})"
+    return "has no BPF program in it"
+
+
+def _keep(
+    tree: Tree, sample: Sample, directory: Path, finished: Finished, seconds: float,
+    *, trace: bool,
+) -> Build:  # fmt: skip
+    """Copy the result out of the tree, and write build.json last."""
+    files = {}
+    for name in (sample.name, sample.object):
+        made, kept = tree.samples / name, directory / name
+        if not kept.exists() or kept.read_bytes() != made.read_bytes():
+            partial = kept.with_name(f".{name}.new")
+            shutil.copy2(made, partial)
+            partial.replace(kept)
+        files[name] = _sha256(kept)
+    facts = {
+        "schema": SCHEMA,
+        "sample": sample.name,
+        "sources": [str(source) for source in sample.sources],
+        "tree": str(tree.path),
+        "version": str(tree.version),
+        "origin": tree.origin,
+        "dialect": asdict(Dialect.of(tree)),
+        "patches": [change.why for change in patching.recorded(tree)],
+        "trace": trace,
+        "compilers": {tool: _version_of(tool) for tool in ("gcc", "clang")},
+        "command": list(finished.argv),
+        "log": str(directory / "build.log"),
+        "seconds": round(seconds, 3),
+        "files": files,
+    }
+    write_json(directory / _FACTS, facts)
+    return Build(directory, facts)
+
+
+def _version_of(tool: str) -> str:
+    return Shell().ask([tool, "--version"]).text().partition("\n")[0]

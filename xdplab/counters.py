@@ -1,0 +1,72 @@
+"""The binary's counter output, line by line, into readings.
+
+    0                    the round's number
+    cpu 0, value = 3     a line for each possible CPU: packets dropped so far
+    cpu 1, value = 0
+                         two empty lines end the block
+
+Pure and lazy: a reading is given as soon as its block has ended.  Nothing is
+lost and nothing is fatal: what belongs to no whole block comes out as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+_ROUND = re.compile(r"\d{1,10}")
+_CPU = re.compile(r"cpu (\d{1,5}), value = (\d{1,20})")
+_LARGEST = 2**64 - 1  # the map's values are u64
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One block of counter output."""
+
+    at: float  # seconds since the epoch
+    round: int
+    per_cpu: dict[int, int]  # packets, by CPU
+
+    @property
+    def total(self) -> int:
+        """Packets dropped on all CPUs since the program was attached."""
+        return sum(self.per_cpu.values())
+
+
+def readings(
+    lines: Iterable[str], clock: Callable[[], float] = time.time
+) -> Iterator[Reading | str]:
+    """Turn lines into readings; other lines, and blocks that never end, come out as text.
+
+    Lines of a block that turns out to be broken are given back in their order.
+    """
+    block: list[str] = []  # the lines of the block so far, as they came
+    number = 0
+    per_cpu: dict[int, int] = {}
+    for line in lines:
+        text = line.rstrip("\r\n")
+        found = _CPU.fullmatch(text)
+        if block and found and _plausible(found, per_cpu):
+            per_cpu[int(found[1])] = int(found[2])
+            block.append(text)
+        elif block and not text and per_cpu:
+            yield Reading(clock(), number, per_cpu)
+            block, per_cpu = [], {}
+        elif _ROUND.fullmatch(text):
+            yield from block
+            block, number, per_cpu = [text], int(text), {}
+        elif text.startswith("cpu ") or not block:
+            # a cpu's line that is garbled or fits nowhere breaks the block it is in
+            yield from block
+            block, per_cpu = [], {}
+            if text:
+                yield text
+        else:
+            yield text  # somebody else's line in the middle of a block
+    yield from block
+
+
+def _plausible(found: re.Match[str], per_cpu: dict[int, int]) -> bool:
+    return int(found[1]) not in per_cpu and int(found[2]) <= _LARGEST

@@ -1,0 +1,417 @@
+"""Every error a user can meet, once: its words, its cure, its exit code.
+
+The exit codes tell two failures apart that must never be confused: the sample
+did wrong (1), or this machine could not run it (69, EX_UNAVAILABLE of
+sysexits.h).  2 is the caller's input, 3 a build that failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+
+class LabError(Exception):
+    """A foreseeable fault: what is wrong, and what the user can do about it."""
+
+    exit_code: ClassVar[int]
+
+    def __init__(self, message: str, cure: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cure = cure
+
+    @staticmethod
+    def of(error: LabError | OSError) -> LabError:
+        """The fault that a user meets; raises what is none of those foreseen here."""
+        if isinstance(error, LabError):
+            return error
+        place = Path(error.filename or Path.cwd())
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return Denied(place)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            while not place.exists():
+                place = place.parent
+            return NoSpace(place, None, shutil.disk_usage(place).free)
+        raise error
+
+
+class SampleFailed(LabError):
+    """The sample was run, and did not do what it should."""
+
+    exit_code = 1
+
+
+class InputError(LabError):
+    """What the user gave can't be used."""
+
+    exit_code = 2
+
+
+class BuildFailed(LabError):
+    """The tree or the pair did not compile."""
+
+    exit_code = 3
+
+
+class CannotRun(LabError):
+    """This machine can't do it, or not now; the sample is not to blame."""
+
+    exit_code = 69
+
+
+# ---- input
+
+
+class NotAnAddress(InputError):
+    """`--ip` is no IPv4 address."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"{given!r} is not an IPv4 address",
+            "give four numbers from 0 to 255, for example --ip 192.168.1.78",
+        )
+
+
+class NotAChoice(InputError):
+    """An option that takes one of a few words got another."""
+
+    def __init__(self, option: str, given: object, choices: Iterable[str]) -> None:
+        super().__init__(
+            f"{option} can't be {str(given)!r}", f"{option} takes one of: {', '.join(choices)}"
+        )
+
+
+class NotANumber(InputError):
+    """An option that takes a number got something else."""
+
+    def __init__(self, option: str, given: object, expected: str) -> None:
+        super().__init__(f"{option} can't be {str(given)!r}", f"{option} takes {expected}")
+
+
+class NotAVersion(InputError):
+    """No kernel version can be read from this."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"{given!r} is not a kernel version", "write it like v6.12, 6.1.50 or v7.2-rc3"
+        )
+
+
+class NoSuchInterface(InputError):
+    """The network interface isn't there."""
+
+    def __init__(self, dev: str, present: Iterable[str]) -> None:
+        super().__init__(
+            f"there is no network interface {dev!r} here",
+            f"--dev takes one of: {', '.join(present)}",
+        )
+
+
+class InterfaceTaken(InputError):
+    """An XDP program is attached there already, and is not replaced."""
+
+    def __init__(self, dev: str, program: int, owner: str, cure: str) -> None:
+        super().__init__(f"{dev} has an XDP program already: id {program}, {owner}", cure)
+
+
+class ModeRefused(InputError):
+    """The interface's driver hasn't got the demanded mode."""
+
+    def __init__(self, dev: str, mode: str, said: str) -> None:
+        super().__init__(
+            f"{dev} has no {mode} XDP: {said}",
+            "leave the choice to --mode auto, or take --mode skb",
+        )
+
+
+class NotOurs(InputError):
+    """A program that this harness did not attach is not detached by it."""
+
+    def __init__(self, dev: str, program: int, mode_word: str) -> None:
+        super().__init__(
+            f"the XDP program on {dev}, id {program}, was not attached by this harness",
+            f"if you are sure: sudo ip link set dev {dev} {mode_word} off",
+        )
+
+
+class NothingRuns(InputError):
+    """A command for a running filter finds none."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"no filter runs on {where}", f"start one: invoke run --on {where}")
+
+
+class NoTree(InputError):
+    """A command needs a tree, and none was set up."""
+
+    def __init__(self, wanted: str | None = None) -> None:
+        if wanted:
+            super().__init__(f"no tree of {wanted} is set up", f"invoke setup --kernel {wanted}")
+        else:
+            super().__init__("no kernel tree is set up yet", "invoke setup")
+
+
+class Denied(InputError):
+    """A file or directory of the user's can't be read or written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"no permission for {path}",
+            "a tree must be yours to be built in: copy it, or name another with --tree",
+        )
+
+
+class NotBuiltYet(InputError):
+    """A command needs a build, and the pair wasn't built in that tree."""
+
+    def __init__(self, sample: str, version: str, options: Iterable[str]) -> None:
+        super().__init__(
+            f"{sample} is not built yet for {version}", shlex.join(["invoke", "build", *options])
+        )
+
+
+class NotAKernelTree(InputError):
+    """A directory that should be kernel sources isn't."""
+
+    def __init__(self, path: Path, missing: Iterable[str]) -> None:
+        super().__init__(
+            f"{path} is not a kernel tree with BPF samples: it has no {', no '.join(missing)}",
+            "name the top directory of a kernel tree with --tree, or get one: invoke setup",
+        )
+
+
+class UnknownDialect(InputError):
+    """samples/bpf is written in a way that no probe knows."""
+
+    def __init__(self, path: Path, lacking: Iterable[tuple[str, Iterable[str]]]) -> None:
+        looked = "; ".join(f"{field}: looked for {', '.join(what)}" for field, what in lacking)
+        super().__init__(
+            f"{path} speaks no dialect known here: {looked}",
+            "if this tree's samples/bpf/Makefile does build samples, its words belong into the"
+            " table in xdplab/dialect.py",
+        )
+
+
+class PathUnfit(InputError):
+    """kbuild refuses spaces and colons in its directory's name."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"kernel trees can't be built under {str(path)!r}: make refuses spaces and colons"
+            " in their path",
+            "put the tree, or the workspace, elsewhere: INVOKE_WORKSPACE=/some/plain/path",
+        )
+
+
+class NotASample(InputError):
+    """No C pair of this name or at this place."""
+
+    def __init__(self, given: str, why: str) -> None:
+        super().__init__(
+            f"{given!r} is no sample: {why}",
+            "a sample is a pair NAME_kern.c and NAME_user.c, at the top level, in samples/, or"
+            " at the path that you name",
+        )
+
+
+class FileInTheWay(InputError):
+    """The tree has a file of the user's where the sample's would go."""
+
+    def __init__(self, path: Path, ours: Path) -> None:
+        super().__init__(
+            f"{path} is there already, and is not what the harness put there",
+            f"move it away if {ours} is meant, or name the pair in the tree with --sample",
+        )
+
+
+class NotATarball(InputError):
+    """A tarball that can't be read as a kernel's."""
+
+    def __init__(self, given: str, why: str) -> None:
+        super().__init__(
+            f"{given} can't be used as a kernel tarball: {why}",
+            "name a linux-*.tar.xz (or .gz, .bz2, .zst): --source tarball --remote FILE-OR-URL",
+        )
+
+
+class CannotRevert(InputError):
+    """Somebody edited the very lines that are to be taken back."""
+
+    def __init__(self, path: Path, line: int, why: str) -> None:
+        super().__init__(
+            f"{path}:{line} was edited since it was patched; nothing was reverted",
+            f"take back your edit of that line first; it was put there for: {why}",
+        )
+
+
+class PatchDoesNotApply(InputError):
+    """A patch of the series fits neither forwards nor backwards."""
+
+    def __init__(self, patch: Path, tree: Path, reason: str) -> None:
+        super().__init__(
+            f"{patch.name} does not apply to {tree}: {reason}",
+            "if the tree has it in another form, narrow its range in patches/series",
+        )
+
+
+class BadSeries(InputError):
+    """A line of patches/series can't be read."""
+
+    def __init__(self, path: Path, line: int, text: str, why: str) -> None:
+        super().__init__(
+            f"{path}:{line}: {why}: {text!r}",
+            "a line is: FILE SINCE UNTIL REASON, with '-' for an open end",
+        )
+
+
+# ---- build
+
+
+class MakeFailed(BuildFailed):
+    """make, or a compiler under it, returned an error."""
+
+    def __init__(self, what: str, log: Path) -> None:
+        super().__init__(f"{what} failed; the compiler's words are above", f"whole log: {log}")
+
+
+class NotBuilt(BuildFailed):
+    """make returned 0 and yet did not build what was asked.
+
+    kbuild's pipe of clang into llc hides clang's exit code from v5.0 on, and a
+    program list in the wrong variable is silently ignored.
+    """
+
+    def __init__(self, path: Path, why: str, log: Path) -> None:
+        super().__init__(f"make returned 0, but {path} {why}", f"whole log: {log}")
+
+
+# ---- this machine, now
+
+
+class MissingTools(CannotRun):
+    """Programs that the build needs aren't installed."""
+
+    def __init__(self, tools: Iterable[str], group: str) -> None:
+        super().__init__(f"not found on PATH: {', '.join(tools)}", f"scripts/bootstrap {group}")
+
+
+class NeedsRoot(CannotRun):
+    """Neither root nor sudo."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} needs root: {why}", "run as root, or where sudo lets you")
+
+
+class NotPermitted(CannotRun):
+    """Root, but the kernel says no: a container, lockdown, a missing capability."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"this kernel doesn't let BPF be used here: {said}",
+            "XDP needs CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before v5.8) in the machine's"
+            " first user namespace; containers usually lack them",
+        )
+
+
+class NoSpace(CannotRun):
+    """The disk is full, or would be."""
+
+    def __init__(self, path: Path, needed: int | None, free: int) -> None:
+        wanted = f"{needed // 2**20} MiB are needed, " if needed else ""
+        super().__init__(
+            f"not enough space on the disk of {path}: {wanted}{free // 2**20} MiB are free",
+            "make room (invoke clean --trees removes fetched trees), or put the workspace on"
+            " another disk: INVOKE_WORKSPACE=/other/place",
+        )
+
+
+class Held(CannotRun):
+    """Another process is at work on the same thing."""
+
+    def __init__(self, what: Path, holder: str) -> None:
+        super().__init__(f"{what} is being worked on by {holder}", "wait for it, or end it")
+
+
+class Wrecked(CannotRun):
+    """A record of the harness's own that somebody or something damaged."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is damaged: it is no JSON",
+            "remove it: what it remembered is then forgotten, and has to be taken back by hand",
+        )
+
+
+class Unreachable(CannotRun):
+    """A remote that can't be had, with what it or the network said."""
+
+    def __init__(self, what: str, said: str, cure: str) -> None:
+        super().__init__(f"{what} can't be reached: {said}", cure)
+
+
+class NotToBeHad(CannotRun):
+    """The source answers, but hasn't got this version."""
+
+    def __init__(self, version: str, source: str, offered: Iterable[str], cure: str = "") -> None:
+        has = ", ".join(offered) or "nothing of the kind"
+        super().__init__(
+            f"{source} has no {version}; it has {has}",
+            cure or "name another with --kernel, or another --source",
+        )
+
+
+class CommandFailed(CannotRun):
+    """A tool outside kbuild (git, apt, tar, ip) failed."""
+
+    def __init__(self, command: str, code: int, said: str) -> None:
+        super().__init__(
+            f"this failed with exit code {code}: {command}",
+            said.strip() or "it said nothing; run it by hand to see more",
+        )
+
+
+class SessionLost(CannotRun):
+    """A process that must be there for a run to mean something went away."""
+
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(f"{what} ended unexpectedly", said.strip() or "it said nothing")
+
+
+# ---- the sample
+
+
+class DidNotAttach(SampleFailed):
+    """The binary ended before its program was on the interface."""
+
+    def __init__(self, dev: str, code: int, said: str) -> None:
+        super().__init__(
+            f"the sample did not attach to {dev}, exit code {code}",
+            said.strip() or "it said nothing",
+        )
+
+
+class StillAttached(SampleFailed):
+    """The binary is gone, its program is not."""
+
+    def __init__(self, dev: str, program: int) -> None:
+        super().__init__(f"program {program} is still on {dev}", f"invoke detach --dev {dev}")
+
+
+class EndedBadly(SampleFailed):
+    """The binary attached, and later ended with an error."""
+
+    def __init__(self, code: int, said: str) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"the sample {how}", said.strip() or "it said nothing")
+
+
+class ClaimsFailed(SampleFailed):
+    """verify: at least one claim did not hold."""
+
+    def __init__(self, failed: Iterable[str], log: Path) -> None:
+        super().__init__(f"not as claimed: {'; '.join(failed)}", f"what it printed: {log}")

@@ -1,0 +1,93 @@
+"""Files that are written whole or not at all, and locks that die with their holder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xdplab.errors import Held, NoSpace, Wrecked
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step, keeping the mode of what was there."""
+    path = path.resolve()  # what a symbolic link leads to, not the link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o7777 if path.exists() else None
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask() if mode is None else mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON that a person can read too."""
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """What write_json wrote; None if there is nothing.  Raises Wrecked."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # no JSON, or not even text
+        raise Wrecked(path) from error
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Raise NoSpace unless `needed` bytes are free on the disk of `path`."""
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise NoSpace(path, needed, free)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, dry: bool = False) -> Iterator[None]:
+    """Hold `path` as a lock; raises Held, naming who has it and since when.
+
+    The kernel drops a flock(2) with its process, so a dead one never holds it.
+    A dry run changes nothing, and needs none.
+    """
+    if dry:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise Held(path.parent, file.read().strip() or "another process") from None
+        file.truncate(0)
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        file.write(f"process {os.getpid()} ({command}), since {time.strftime('%F %T')}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -1,0 +1,124 @@
+"""The calls of make, in the order in which a tree needs them.
+
+Nothing is built that one sample doesn't need.  The post's own way, `make
+samples/bpf/`, stops from v5.15 on for want of a vmlinux, and does nothing at
+all from v5.4 on; see the kernel's Documentation/kbuild for the words.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from xdplab import footprint
+from xdplab.dialect import Dialect
+from xdplab.errors import MakeFailed, MissingTools
+from xdplab.files import require_space, write_whole
+from xdplab.process import Finished, Line, Shell
+from xdplab.sample import Sample
+from xdplab.tree import MAKEFILE, SAMPLES, Origin, Tree
+
+# What a sample needs of the configuration: without 64BIT an allnoconfig is a
+# 32-bit kernel, whose struct pt_regs the BPF headers can't use; without MODULES
+# make refuses M=.
+CONFIG = "CONFIG_64BIT=y\nCONFIG_MODULES=y\n"
+
+# Programs that make calls, from v4.19's libbpf to the newest tree's.
+TOOLS = (
+    *("make", "gcc", "g++", "ld", "flex", "bison", "bc", "perl", "python3"),
+    *("clang", "llc", "opt", "llvm-dis", "llvm-objcopy", "llvm-readelf"),
+)
+
+# A failed clang is hidden by the pipe into llc from v5.0 on: make goes on and
+# keeps an empty object.  With pipefail the rule fails, as it should.
+_PIPEFAIL = ("SHELL=/bin/bash", ".SHELLFLAGS=-o pipefail -c")
+
+_PREPARE_LOG = "prepare.log"
+_LAST_MADE = "include/generated/asm-offsets.h"  # gone after make mrproper
+
+_VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
+
+OnLine = Callable[[Line], None]
+
+
+def require_tools(tools: Sequence[str] = TOOLS) -> None:
+    """Raise MissingTools unless all of them are on PATH."""
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if missing:
+        raise MissingTools(missing, "build")
+
+
+def prepare(tree: Tree, shell: Shell, on_line: OnLine, *, all_samples: bool = False) -> bool:
+    """Configure the tree and make the headers and scripts that a build needs.
+
+    A configuration of the user's own is used as it is.  Gives False if all was
+    there already.  Raises MakeFailed.
+    """
+    level = "all" if all_samples else "sample"
+    if tree.recall("prepared") in (level, "all") and (tree.path / _LAST_MADE).exists():
+        return False
+    require_tools()
+    require_space(tree.path, 200 * 2**20)
+    own = tree.recall("configured") or not (tree.path / ".config").exists()
+    if all_samples and tree.origin is Origin.GIT:
+        shell.run(["git", "sparse-checkout", "disable"], cwd=tree.path)  # fetches the rest
+    # for one sample prepare0, not prepare: that would build objtool too
+    one, every = [["prepare0", "scripts"]], [["headers_install"], ["modules_prepare"]]
+    with footprint.recorded(tree, "", log=tree.state(_PREPARE_LOG), dry=shell.dry):
+        for step in _configure(tree, shell, all_samples) if own else []:
+            _make(tree, step, shell, on_line)
+            tree.remember(configured=True, dry=shell.dry)
+        for step in every if all_samples else one:
+            _make(tree, step, shell, on_line)
+    tree.remember(prepared=level, dry=shell.dry)
+    return True
+
+
+def _configure(tree: Tree, shell: Shell, all_samples: bool) -> list[list[str]]:
+    if all_samples:
+        return [["defconfig"]]
+    fragment = tree.state("config")
+    if not shell.dry:
+        write_whole(fragment, CONFIG.encode())
+    return [[f"KCONFIG_ALLCONFIG={fragment.relative_to(tree.path)}", "allnoconfig"]]
+
+
+def make_sample(tree: Tree, sample: Sample, shell: Shell, on_line: OnLine, log: Path) -> Finished:
+    """Build the one pair by the tree's own rules: its lists, narrowed on the command line.
+
+    $(obj) is for make to fill in: "samples/bpf", or "." from v6.13 on.
+    """
+    dialect = Dialect.of(tree)
+    lists = [
+        f"{dialect.programs}={sample.name}",
+        f"{dialect.always}=$(obj)/{sample.name} $(obj)/{sample.object}",
+    ]
+    return _make(tree, [f"M={SAMPLES}", *lists, *_PIPEFAIL], shell, on_line, log)
+
+
+def make_all_samples(tree: Tree, shell: Shell, on_line: OnLine, log: Path) -> Finished:
+    """Build every sample, as the post does; where they need a vmlinux's BTF, the host's."""
+    wants_btf = "VMLINUX_BTF" in (tree.path / MAKEFILE).read_text(errors="replace")
+    btf = [f"VMLINUX_BTF={_VMLINUX_BTF}"] if wants_btf and _VMLINUX_BTF.exists() else []
+    return _make(tree, [f"M={SAMPLES}", *btf], shell, on_line, log)
+
+
+def _make(
+    tree: Tree, arguments: Sequence[str], shell: Shell, on_line: OnLine, log: Path | None = None
+) -> Finished:
+    log = log or tree.state(_PREPARE_LOG)
+    if not shell.dry:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    finished = shell.run(
+        ["make", f"-j{os.cpu_count()}", *arguments],
+        cwd=tree.path,
+        env={"LC_ALL": "C.UTF-8"},
+        log=log,
+        on_line=on_line,
+        check=False,
+    )
+    if finished.code:
+        raise MakeFailed(f"make {arguments[-1] if len(arguments) < 3 else arguments[0]}", log)
+    return finished

@@ -1,0 +1,61 @@
+"""What every command needs: the workspace, the shell, and the screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xdplab import setup
+from xdplab.build import Build
+from xdplab.errors import NotBuiltYet
+from xdplab.process import Shell
+from xdplab.sample import Sample
+from xdplab.tree import Tree
+from xdplab.view import View
+from xdplab.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """The settings of one command."""
+
+    workspace: Workspace
+    shell: Shell
+    view: View
+    kernel: str  # the default of setup
+    ip: str
+
+    @classmethod
+    def of(cls, config: Any) -> Lab:
+        """Read Invoke's configuration: invoke.yaml, INVOKE_* and --dry."""
+        view = View()
+        return cls(
+            Workspace.at(config.get("workspace")),
+            Shell(view.echo, dry=bool(config.run.dry)),
+            view,
+            str(config.kernel),
+            str(config.ip),
+        )
+
+    def tree(self, kernel: str | None, path: str | None) -> Tree:
+        """The tree that --kernel or --tree names, or else the current one, to be written to."""
+        tree = self._find(kernel, path)
+        if not self.shell.dry:
+            self.workspace.note_foreign_tree(tree.path)
+        return tree
+
+    def _find(self, kernel: str | None, path: str | None) -> Tree:
+        return setup.find(self.workspace, kernel, Path(path) if path is not None else None)
+
+    def built(self, sample: str, kernel: str | None, path: str | None) -> Build:
+        """The sample's build for that tree; raises NotBuiltYet."""
+        pair, tree = Sample.find(sample), self._find(kernel, path)
+        build = Build.load(self.workspace.build(tree.key, pair.name))
+        if not build:
+            given = {"--kernel": kernel, "--tree": path, "--sample": sample}
+            options = [f"{name}={value}" for name, value in given.items() if value is not None]
+            raise NotBuiltYet(pair.name, str(tree.version), options)
+        if build.older_than(pair):
+            self.view.say(f"{pair.name} was edited since it was built; invoke build makes it anew")
+        return build

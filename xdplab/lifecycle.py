@@ -1,0 +1,209 @@
+"""What runs now, how to end it, and how to take back all that was changed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from xdplab import footprint, netlink, patching, setup, testbed
+from xdplab.errors import InputError, NoSuchInterface, NothingRuns, NotOurs, StillAttached
+from xdplab.netlink import IP_LINK_WORDS, Attached
+from xdplab.process import Shell
+from xdplab.testbed import Bench
+from xdplab.testbed.netns import Netns, join
+from xdplab.tree import Tree
+from xdplab.workspace import RunRecord, Workspace, boot_id
+
+_PATIENCE = 5.0  # seconds for a filter to be gone after it was told to
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A program on an interface, and the run it belongs to, if it is one of ours."""
+
+    attached: Attached
+    record: dict[str, Any] | None
+    alive: bool  # whether its process is there
+
+    def words(self) -> str:
+        """Whose it is, for people."""
+        if not self.record:
+            return "not attached by this harness"
+        if not self.alive:
+            return f"ours, tag {self.record['tag']}, left behind by a process that is gone"
+        since = time.strftime("%T", time.localtime(self.record["started"]))
+        return f"ours, tag {self.record['tag']}, filters {self.record['ip']} since {since}"
+
+
+def status(workspace: Workspace, dev: str | None = None) -> list[Status]:
+    """Every XDP program on the host's interfaces."""
+    found = []
+    for one in netlink.attached(dev):
+        record = next(
+            (r for r in _open_records(workspace, "host") if r.read()["program"] == one.program),
+            None,
+        )
+        found.append(
+            Status(one, record.read() if record else None, bool(record and _alive(record)))
+        )
+    return found
+
+
+def running_in_netns(workspace: Workspace) -> list[dict[str, Any]]:
+    """The runs in private namespaces that are under way, the newest first."""
+    return [r.read() for r in _open_records(workspace, "netns") if _alive(r)]
+
+
+def _open_records(workspace: Workspace, where: str) -> Iterator[RunRecord]:
+    """The runs of this boot that have not ended in an orderly way."""
+    for record in workspace.runs():
+        fields = record.read()
+        if (
+            fields.get("on") == where
+            and fields.get("boot") == boot_id()
+            and not fields.get("ended")
+        ):
+            yield record
+
+
+def _alive(record: RunRecord) -> bool:
+    """Whether the run's process is still that process, and not another of its number."""
+    fields = record.read()
+    try:
+        command = Path(f"/proc/{fields['pid']}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return str(fields["binary"]).encode() in command
+
+
+def _dead(record: RunRecord) -> bool:
+    return not _alive(record)
+
+
+@contextlib.contextmanager
+def bench_of(where: str, workspace: Workspace, shell: Shell) -> Iterator[Bench]:
+    """A bench to send packets in: the host, or the private namespace of the newest run.
+
+    Raises NothingRuns if there is no such namespace.
+    """
+    bed = testbed.named(where)
+    if not isinstance(bed, Netns):
+        with bed.open(shell, packets=True) as bench:
+            yield bench
+        return
+    runs = running_in_netns(workspace)
+    if not runs:
+        raise NothingRuns(where)
+    with join(shell, runs[0]["netns"]) as bench:
+        yield bench
+
+
+def end_private(workspace: Workspace, shell: Shell) -> list[str]:
+    """End the runs in private namespaces; gives what was done."""
+    done = []
+    for record in _open_records(workspace, "netns"):
+        if _alive(record):
+            _interrupt(record.read(), shell)
+            _wait_until(partial(_dead, record))
+            done.append(f"program {record.read()['program']} and its namespace are gone")
+    return done
+
+
+def _interrupt(record: dict[str, Any], shell: Shell) -> None:
+    argv = ["kill", "-INT", str(record["pid"])]
+    shell.run(shell.as_root(argv, "detaching an XDP program"))
+
+
+def detach(dev: str, workspace: Workspace, shell: Shell) -> list[str]:
+    """End our filter on an interface of the host, or remove what one left there.
+
+    Gives what was done.  Only programs of ours are touched: raises NotOurs for
+    another, StillAttached if it would not go.
+    """
+    if dev not in netlink.interfaces():
+        raise NoSuchInterface(dev, netlink.interfaces())
+    done = []
+    for one in status(workspace, dev):
+        program, word = one.attached.program, IP_LINK_WORDS[one.attached.mode]
+        if not one.record:
+            raise NotOurs(dev, program, word)
+        if one.alive:
+            _interrupt(one.record, shell)
+        else:
+            # with the mode's own word: a bare "xdp off" can return 0 and leave it there
+            argv = ["ip", "link", "set", "dev", dev, word, "off"]
+            shell.run(shell.as_root(argv, "detaching an XDP program"))
+        if not shell.dry and not _wait_until(partial(_gone, dev, program)):
+            raise StillAttached(dev, program)
+        done.append(f"program {program} is off {dev}")
+    return done
+
+
+def _gone(dev: str, program: int) -> bool:
+    return all(one.program != program for one in netlink.attached(dev))
+
+
+def _wait_until(reached: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while not reached():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
+    """End our filters, take samples and patches out of every tree, remove builds and runs.
+
+    With `trees` the fetched trees and downloads go too; a tree of the user's
+    own is never removed.  Gives what was done.  Raises CannotRevert.
+    """
+    done = []
+    for one in status(workspace):
+        if one.record:
+            done += detach(one.attached.dev, workspace, shell)
+    done += end_private(workspace, shell)
+    for tree in [*_foreign(workspace), *([] if trees else setup.trees(workspace))]:
+        with tree.locked(dry=shell.dry):
+            if shell.dry:
+                shell.echo(f"invoke patch --revert --tree {tree.path}")
+                continue
+            done += _as_found(tree)
+    ours = ["builds", "runs", "locks", "foreign-trees.json"]
+    ours += ["trees", "downloads", "apt", "current"] if trees else []
+    for path in (workspace.root / name for name in ours):
+        if path.exists():
+            shell.echo(f"rm -r {path}")
+            if shell.dry:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            done.append(f"removed {path}")
+    with contextlib.suppress(OSError):  # there is more in it, or it was never there
+        workspace.root.rmdir()
+    return done
+
+
+def _as_found(tree: Tree) -> list[str]:
+    """Revert all changes of a tree, and remove what builds left in it."""
+    done = [f"reverted {tree.path / name}" for name in patching.revert(tree)]
+    removed, kept = footprint.remove(tree)
+    if removed:
+        done.append(f"removed {removed} files that builds left in {tree.path}")
+    done += [f"left {tree.path / name}: somebody wrote to it since" for name in kept]
+    tree.forget()
+    return done
+
+
+def _foreign(workspace: Workspace) -> list[Tree]:
+    """The users' own trees that something may have been built in."""
+    found = []
+    for path in workspace.foreign_trees():
+        with contextlib.suppress(InputError):  # it is gone
+            found.append(Tree.at(path))
+    return found

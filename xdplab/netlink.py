@@ -1,0 +1,64 @@
+"""XDP programs on interfaces, asked of the kernel through rtnetlink(7), without root."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+# The attributes of IFLA_XDP that carry a program's id, by mode (linux/if_link.h,
+# v4.18), and what `ip link` calls the mode.
+_IDS = {
+    "native": "IFLA_XDP_DRV_PROG_ID",
+    "skb": "IFLA_XDP_SKB_PROG_ID",
+    "hw": "IFLA_XDP_HW_PROG_ID",
+}
+IP_LINK_WORDS = {"native": "xdpdrv", "skb": "xdpgeneric", "hw": "xdpoffload"}
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A program on an interface."""
+
+    dev: str
+    ifindex: int
+    mode: str
+    program: int  # its id
+
+
+def attached(dev: str | None = None) -> list[Attached]:
+    """Every XDP program on every interface of this network namespace, or on one."""
+    from pyroute2 import IPRoute  # here: it takes a while to import
+
+    found = []
+    with IPRoute() as netlink:
+        for link in netlink.get_links():
+            name, xdp = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_XDP")
+            if dev not in (None, name) or not xdp:
+                continue
+            for mode, attribute in _IDS.items():
+                program = xdp.get_attr(attribute)
+                if program:
+                    found.append(Attached(name, link["index"], mode, program))
+    return found
+
+
+def interfaces() -> list[str]:
+    """The names of this network namespace's interfaces."""
+    return [name for _, name in socket.if_nameindex()]
+
+
+def bring_up(dev: str) -> None:
+    """Set an interface up; needs CAP_NET_ADMIN."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        netlink.link("set", index=netlink.link_lookup(ifname=dev)[0], state="up")
+
+
+def add_address(dev: str, address: str) -> None:
+    """Give an interface an IPv4 address of its own (/32); needs CAP_NET_ADMIN."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        index = netlink.link_lookup(ifname=dev)[0]
+        netlink.addr("replace", index=index, address=address, prefixlen=32)

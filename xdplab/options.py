@@ -1,0 +1,38 @@
+"""What users write on the command line, into values; each raises an InputError."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import TypeVar
+
+from xdplab.errors import NotAChoice, NotANumber
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def number(option: str, given: str) -> float:
+    """A number that is not negative."""
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1e9:
+        raise NotANumber(option, given, "a number, 0 or more")
+    return value
+
+
+def whole_number(option: str, given: str) -> int:
+    """A whole number that is not negative."""
+    value = number(option, given)
+    if value != int(value):
+        raise NotANumber(option, given, "a whole number, 0 or more")
+    return int(value)
+
+
+def choice(option: str, given: str, choices: type[_Choice]) -> _Choice:
+    """One of an enumeration's words."""
+    try:
+        return choices(given)
+    except ValueError:
+        raise NotAChoice(option, given, choices) from None

@@ -1,0 +1,57 @@
+"""The packets of the tutorial, sent and answered for real.  Needs CAP_NET_RAW."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+_ECHO_REQUEST = 8  # RFC 792
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """What became of some ICMP echo requests."""
+
+    sent: int
+    delivered: int  # that came past XDP to a raw(7) socket
+    answered: int  # that the kernel replied to
+
+
+def ping(source: str, target: str, count: int, timeout: float = 1.0) -> Pinged:
+    """Send `count` echo requests from a source address of our choice, as the post does.
+
+    `timeout`: seconds to wait for the answers, after the last was sent.
+    """
+    from scapy.config import conf  # here: scapy takes most of a second to import
+    from scapy.layers.inet import ICMP, IP
+    from scapy.sendrecv import sr
+    from scapy.supersocket import L3RawSocket
+
+    # what is sent to loopback is only seen by a raw socket, not by AF_PACKET's default
+    conf.L3socket = L3RawSocket
+    conf.verb = 0
+    identity = os.getpid() & 0xFFFF
+    requests = [
+        IP(src=source, dst=target) / ICMP(id=identity, seq=number) for number in range(1, count + 1)
+    ]
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as above_xdp:
+        answers, _ = sr(requests, timeout=timeout)
+        delivered = _requests_in(above_xdp, source, identity)
+    return Pinged(sent=count, delivered=delivered, answered=len(answers))
+
+
+def _requests_in(receiver: socket.socket, source: str, identity: int) -> int:
+    """How many of our requests wait in the socket."""
+    receiver.setblocking(False)
+    seen: set[int] = set()
+    while True:
+        try:
+            packet, (sender, _) = receiver.recvfrom(2048)
+        except BlockingIOError:
+            return len(seen)
+        header = (packet[0] & 0xF) * 4  # IPv4's, in bytes
+        kind, _code, _checksum, owner, number = struct.unpack_from("!BBHHH", packet, header)
+        if kind == _ECHO_REQUEST and owner == identity and sender == source:
+            seen.add(number)

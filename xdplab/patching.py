@@ -1,0 +1,337 @@
+"""Changes to a tree: planned, applied, shown, and taken back byte for byte.
+
+A plan is a list of changes, each one edit of one file, as the text before and
+the text after.  Applying records them in the tree; reverting works from the
+record, line by line, so that it undoes ours and leaves what others did since.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from unidiff.patch import PatchSet
+
+from xdplab.dialect import Dialect
+from xdplab.errors import BadSeries, CannotRevert, NotAVersion, PatchDoesNotApply
+from xdplab.files import read_json, write_json, write_whole
+from xdplab.process import Shell
+from xdplab.templates import render
+from xdplab.tree import MAKEFILE, Tree
+from xdplab.version import KernelVersion
+from xdplab.workspace import PROJECT
+
+SERIES = PROJECT / "patches" / "series"
+_RECORD = "changes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One edit of one file of a tree."""
+
+    file: str  # relative to the tree
+    before: str
+    after: str
+    why: str
+
+    def diff(self) -> str:
+        """The change as a unified diff that `patch -p1` takes."""
+        return "".join(
+            _with_newline(line)
+            for line in difflib.unified_diff(
+                _lines(self.before), _lines(self.after), f"a/{self.file}", f"b/{self.file}"
+            )
+        )
+
+
+def _lines(text: str) -> list[str]:
+    return re.findall(r"[^\n]*\n|[^\n]+", text)  # str.splitlines() knows too many line ends
+
+
+def _ended(lines: Sequence[str], ending: str = "\n") -> list[str]:
+    """The lines, also the file's last, fit for others to follow."""
+    return [line if line.endswith("\n") else line + ending for line in lines]
+
+
+def _with_newline(line: str) -> str:
+    return line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
+# A file is text to people and bytes to us: what isn't UTF-8 survives both ways.
+
+
+def _read(path: Path) -> str:
+    return path.read_bytes().decode(errors="surrogateescape")
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, text.encode(errors="surrogateescape"))
+
+
+# ---- the three lines of the tutorial
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a new line goes: after the last line that matches the first pattern that does."""
+
+    after: tuple[str, ...]
+
+
+def _places(dialect: Dialect) -> tuple[_Place, _Place, _Place]:
+    """The places where the post puts its lines, in the order of the template's lines."""
+    programs, always = re.escape(dialect.programs), re.escape(dialect.always)
+    return (
+        _Place((rf"{programs}\s*[:+]?=",)),
+        _Place((r"xdp\w*-objs\s*[:+]?=", r"\w+-objs\s*[:+]?=", rf"{programs}\s*[:+]?=")),
+        _Place((rf"{always}\s*[:+]?=",)),
+    )
+
+
+def plan_makefile(text: str, dialect: Dialect, sample: str) -> str:
+    """The text of samples/bpf/Makefile with the sample in it.
+
+    A line that is there already, by whoever's hand, is not added again.
+    """
+    lines = _lines(text)
+    ending = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
+    wanted = render("samples_bpf_Makefile.j2", dialect=dialect, sample=sample).splitlines()
+    for line, place in zip(wanted, _places(dialect), strict=True):
+        if not _says(lines, line):
+            index = _position(lines, place)
+            lines[:index] = _ended(lines[:index], ending)
+            lines.insert(index, line + ending)
+    return "".join(lines)
+
+
+def _says(lines: Sequence[str], wanted: str) -> bool:
+    """Whether the Makefile assigns the last word of `wanted` to its variable already."""
+    variable, word = wanted.split(maxsplit=1)[0], wanted.rsplit(maxsplit=1)[-1]
+    whole_lines = re.sub(r"\\\r?\n", " ", "".join(lines)).split("\n")
+    found = (re.match(rf"{re.escape(variable)}\s*[:+]?=([^#]*)", line) for line in whole_lines)
+    return any(assigned and word in assigned[1].split() for assigned in found)
+
+
+def _position(lines: Sequence[str], place: _Place) -> int:
+    """The index to insert at: never inside ifdef...endif, nor in a continued line."""
+    depths = _depths(lines)
+    for pattern in place.after:
+        hits = [i for i, line in enumerate(lines) if not depths[i] and re.match(pattern, line)]
+        if hits:
+            index = hits[-1]
+            while lines[index].rstrip("\r\n").endswith("\\") and index + 1 < len(lines):
+                index += 1
+            return index + 1
+    return len(lines)
+
+
+def _depths(lines: Sequence[str]) -> list[int]:
+    """How many conditionals each line is in."""
+    depths, depth = [], 0
+    for line in lines:
+        if re.match(r"\s*endif\b", line):
+            depth -= 1
+        depths.append(depth)
+        if re.match(r"\s*if(n?def|n?eq)\b", line):
+            depth += 1
+    return depths
+
+
+# ---- the series: patches that let old trees build with today's compilers
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesEntry:
+    """A patch, the half-open range of versions that need it, and why."""
+
+    patch: Path
+    since: KernelVersion | None
+    until: KernelVersion | None
+    why: str
+
+    def concerns(self, version: KernelVersion) -> bool:
+        """Whether a tree of this version may need it."""
+        return (not self.since or self.since <= version) and (
+            not self.until or version < self.until
+        )
+
+
+def read_series(path: Path = SERIES) -> list[SeriesEntry]:
+    """The entries of a series file; raises BadSeries with the line."""
+    entries = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        words = text.split(maxsplit=3)
+        try:
+            name, since, until, why = words
+            entry = SeriesEntry(path.parent / name, _bound(since), _bound(until), why)
+        except NotAVersion as error:
+            raise BadSeries(path, number, text, error.message) from error
+        except ValueError:
+            raise BadSeries(path, number, text, "four fields are needed") from None
+        if not entry.patch.is_file():
+            raise BadSeries(path, number, text, f"there is no {entry.patch}")
+        entries.append(entry)
+    return entries
+
+
+def _bound(text: str) -> KernelVersion | None:
+    return None if text == "-" else KernelVersion.parse(text)
+
+
+def plan_patch(
+    tree: Tree, entry: SeriesEntry, shell: Shell, planned: Sequence[Change] = ()
+) -> list[Change]:
+    """What applying one patch of the series, on top of what is planned, changes.
+
+    Nothing if the tree has it already.  Raises PatchDoesNotApply, with git's
+    reason, if it fits neither way.
+    """
+    files = [item.path for item in PatchSet.from_filename(str(entry.patch))]
+    texts = {name: _read(tree.path / name) for name in files if (tree.path / name).is_file()}
+    texts |= {change.file: change.after for change in planned if change.file in texts}
+    if not texts:
+        return []  # a sparse tree: what isn't there isn't built
+    if len(texts) < len(files):
+        raise PatchDoesNotApply(entry.patch, tree.path, "it is for files that aren't all there")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch)
+        for name, text in texts.items():
+            _write(copy / name, text)
+        if _git_apply(copy, entry.patch, shell, "--reverse", "--check") is None:
+            return []
+        refused = _git_apply(copy, entry.patch, shell)
+        if refused is not None:
+            raise PatchDoesNotApply(entry.patch, tree.path, refused)
+        return [Change(name, texts[name], _read(copy / name), entry.why) for name in files]
+
+
+def _git_apply(directory: Path, patch: Path, shell: Shell, *options: str) -> str | None:
+    """None if git could apply the patch, else what it said.
+
+    In a directory below some repository git would look for the files from that
+    repository's top, and skip them without a word: it must not find one.
+    """
+    # the copy is ours to change, in a dry run too
+    finished = Shell(shell.echo).run(
+        ["git", "-c", "core.autocrlf=false", "apply", "--whitespace=nowarn", *options, patch],
+        cwd=directory,
+        env={"GIT_CEILING_DIRECTORIES": str(directory.parent)},
+        check=False,
+    )
+    return finished.text("err").partition("\n")[0] if finished.code else None
+
+
+# ---- plan, apply, revert
+
+
+def plan(tree: Tree, sample: str, shell: Shell, series: Path = SERIES) -> list[Change]:
+    """All that the tree needs for the sample to be built: its Makefile lines and patches.
+
+    Raises UnknownDialect, BadSeries, PatchDoesNotApply.
+    """
+    text = _read(tree.path / MAKEFILE)
+    after = plan_makefile(text, Dialect.of(tree), sample)
+    changes = [Change(str(MAKEFILE), text, after, f"the sample {sample}")] if after != text else []
+    for entry in read_series(series):
+        if entry.concerns(tree.version):
+            changes += plan_patch(tree, entry, Shell(), changes)
+    return changes
+
+
+def apply(tree: Tree, changes: Sequence[Change], *, dry: bool = False) -> None:
+    """Make the changes; the record is on disk before the first file is touched."""
+    if not changes or dry:
+        return
+    write_json(tree.state(_RECORD), [asdict(change) for change in [*recorded(tree), *changes]])
+    for change in changes:
+        _write(tree.path / change.file, change.after)
+
+
+def recorded(tree: Tree) -> list[Change]:
+    """The changes that were applied and not reverted, the oldest first."""
+    return [Change(**fields) for fields in read_json(tree.state(_RECORD)) or []]
+
+
+def revert(tree: Tree, *, dry: bool = False) -> list[str]:
+    """Take back all recorded changes, and only them; gives the files that changed.
+
+    Nothing is written unless everything can be: see undo() for what can't.
+    """
+    texts: dict[str, str] = {}
+    for change in reversed(recorded(tree)):
+        path = tree.path / change.file
+        if not path.exists():
+            continue  # somebody removed it, and our lines with it
+        current = texts.get(change.file, _read(path))
+        texts[change.file] = undo(change, current, path)
+    changed = [name for name, text in texts.items() if text != _read(tree.path / name)]
+    if dry:
+        return changed
+    for name in changed:
+        _write(tree.path / name, texts[name])
+    tree.state(_RECORD).unlink(missing_ok=True)
+    return changed
+
+
+def undo(change: Change, current: str, path: Path | None = None) -> str:
+    """`current` without the change, whatever other lines of it were edited since.
+
+    What somebody took back by hand already is left so.  Raises CannotRevert if
+    lines that the change replaced were edited: then nobody can say what is meant.
+    """
+    if current in (change.before, change.after):
+        return change.before
+    before, after, now = _lines(change.before), _lines(change.after), _lines(current)
+    hunks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    was, became = _matches(before, now), _matches(after, now)
+    edits: list[tuple[int, int, list[str]]] = []
+    for tag, i1, i2, j1, j2 in hunks:
+        ours = [became[j] for j in range(j1, j2) if j in became]
+        whole = len(ours) == j2 - j1 and _consecutive(ours)
+        if tag == "equal":
+            continue
+        if tag == "insert":
+            # what was moved matches nothing: it is known by its words, if they are ours alone
+            new = [] if whole else [line for line in after[j1:j2] if line not in before]
+            ours += [now.index(line) for line in new if line in now]
+            edits += [(index, index + 1, []) for index in set(ours)]
+        elif tag == "replace" and whole:
+            edits.append((ours[0], ours[-1] + 1, before[i1:i2]))
+        elif all(i in was for i in range(i1, i2)):
+            continue
+        elif tag == "delete":
+            gap = _gap(became, j1, len(now))
+            edits.append((gap, gap, before[i1:i2]))
+        else:
+            line = (ours[0] if ours else _gap(became, j1, len(now))) + 1
+            raise CannotRevert(path or Path(change.file), line, change.why)
+    edits.sort(key=lambda edit: edit[0])
+    for start, end, lines in reversed(edits):
+        now[start:end] = lines
+    return "".join(_ended(now[:-1]) + now[-1:])
+
+
+def _matches(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Which line of `new` each line of `old` has become."""
+    blocks = difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    return {block.a + k: block.b + k for block in blocks for k in range(block.size)}
+
+
+def _consecutive(numbers: Sequence[int]) -> bool:
+    return all(b - a == 1 for a, b in itertools.pairwise(numbers))
+
+
+def _gap(where: dict[int, int], index: int, end: int) -> int:
+    """Where in the new text the gap before line `index` of the old one is."""
+    for before in range(index - 1, -1, -1):
+        if before in where:
+            return where[before] + 1
+    return 0 if index == 0 else where.get(index, end)

@@ -1,0 +1,247 @@
+"""The one place where commands are run.
+
+Each command is echoed as a person would paste it, its output streamed line by
+line and kept in a log, and whatever it started goes when it goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from xdplab.errors import CommandFailed, MissingTools, NeedsRoot
+
+Argv = Sequence[str | Path]
+Stream = Literal["out", "err"]
+
+# After kill -9 of Python the kernel ends what Python started (PR_SET_PDEATHSIG of
+# prctl(2)); sudo is beyond that, and ends with its standard input.
+_END_WITH_US = ("setpriv", "--pdeathsig=TERM", "--")
+
+GRACE = 3.0  # seconds from SIGTERM to SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that a command printed, without its newline, and where."""
+
+    stream: Stream
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of a command: its exit code and all that it printed."""
+
+    argv: tuple[str, ...]
+    code: int
+    lines: tuple[Line, ...]
+
+    def text(self, *streams: Stream) -> str:
+        """What it printed on these streams ("out" if none is named)."""
+        return "\n".join(line.text for line in self.lines if line.stream in (streams or ("out",)))
+
+
+class Running:
+    """A command under way, in a process group of its own, so that Ctrl-C is ours to handle.
+
+    Iterating over `lines` gives them as they come; leaving the `with` block ends
+    the command and everything it started.
+    """
+
+    def __init__(
+        self, argv: Argv, *, cwd: Path | None, env: Mapping[str, str] | None, log: Path | None
+    ) -> None:
+        self.argv = tuple(map(str, argv))
+        if not shutil.which(self.argv[0]):
+            raise MissingTools([self.argv[0]], "build run")
+        self._process = subprocess.Popen(
+            [*_END_WITH_US, *self.argv],
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+        self._log: IO[str] | None = log.open("a", errors="backslashreplace") if log else None
+        self._writing = threading.Lock()
+        self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
+        self._open_streams = 2
+        for name, pipe in (("out", self._process.stdout), ("err", self._process.stderr)):
+            assert pipe is not None  # noqa: S101  # Popen was told PIPE
+            threading.Thread(target=self._read, args=(name, pipe), daemon=True).start()
+
+    def _read(self, stream: Stream, pipe: IO[bytes]) -> None:
+        for raw in pipe:
+            text = raw.decode(errors="backslashreplace").rstrip("\n")
+            with self._writing:
+                if self._log:
+                    self._log.write(text + "\n")
+                    self._log.flush()
+                self._lines.put(Line(stream, text))
+        with self._writing:
+            self._open_streams -= 1
+            if not self._open_streams:
+                self._lines.put(None)
+                if self._log:
+                    self._log.close()
+
+    def lines(self, timeout: float | None = None) -> Iterator[Line]:
+        """Lines as they come, to the end; TimeoutError after `timeout` seconds in all."""
+        deadline = time.monotonic() + timeout if timeout is not None else math.inf
+        while True:
+            try:
+                # never for long: a signal that the kernel gave to one of the
+                # reading threads is only seen when this one wakes
+                line = self._lines.get(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                continue
+            if line is None:
+                self._lines.put(None)  # whoever asks again learns it too
+                return
+            yield line
+
+    @property
+    def pid(self) -> int:
+        """The process, or sudo's if it runs under sudo."""
+        return self._process.pid
+
+    def write(self, text: str) -> None:
+        """Give it a line on standard input; a process that is gone doesn't mind."""
+        if self._process.stdin and not self._process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(text.encode() + b"\n")
+                self._process.stdin.flush()
+
+    def end_input(self) -> None:
+        """Close its standard input: whoever reads it knows that this is the end."""
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code; TimeoutError if it hasn't ended after `timeout` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    def end(self) -> None:
+        """End it and all that it started, politely first.
+
+        What runs under sudo can't be signalled by an ordinary user: such
+        commands must end with their standard input.
+        """
+        self.end_input()
+        if self._process.poll() is not None and not self._open_streams:
+            return  # all has ended; its number may be another's by now
+        # the group lives as long as any member: a child may outlive the command
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(TimeoutError):
+                self.wait(GRACE)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def pasteable(argv: Argv, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The command as a line for a shell."""
+    settings = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
+    command = " ".join([*settings, shlex.join(map(str, argv))])
+    return f"(cd {shlex.quote(str(cwd))} && {command})" if cwd else command
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """How commands are run: who hears of them, and whether they are run at all."""
+
+    echo: Callable[[str], None] = lambda _: None
+    dry: bool = False
+
+    def start(
+        self,
+        argv: Argv,
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> Running:
+        """Start a command and stream its lines; not for a dry run."""
+        self.echo(pasteable(argv, cwd, env))
+        if log:
+            with log.open("a", errors="backslashreplace") as file:
+                file.write(f"$ {pasteable(argv, cwd, env)}\n")
+        return Running(argv, cwd=cwd, env=env, log=log)
+
+    def run(
+        self,
+        argv: Argv,
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        on_line: Callable[[Line], None] = lambda _: None,
+        check: bool = True,
+    ) -> Finished:
+        """Run a command that changes something to its end; only echo it in a dry run.
+
+        Raises CommandFailed if it returns an error and `check` is set.
+        """
+        if self.dry:
+            self.echo(pasteable(argv, cwd, env))
+            return Finished(tuple(map(str, argv)), 0, ())
+        with self.start(argv, cwd=cwd, env=env, log=log) as running:
+            running.end_input()
+            lines = []
+            for line in running.lines():
+                lines.append(line)
+                on_line(line)
+            finished = Finished(running.argv, running.wait(), tuple(lines))
+        if check and finished.code:
+            said = finished.text("err") or finished.text("out")
+            raise CommandFailed(pasteable(argv, cwd, env), finished.code, said[-2000:])
+        return finished
+
+    def ask(
+        self, argv: Argv, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Finished:
+        """Run a command that only reads: in a dry run too, whatever it returns."""
+        return Shell(self.echo).run(argv, cwd=cwd, env=env, check=False)
+
+    def as_root(self, argv: Argv, why: str) -> list[str | Path]:
+        """The command with what it takes to be run as root; sudo asks now, not later.
+
+        Raises NeedsRoot where there is neither.
+        """
+        if os.geteuid() == 0:
+            return list(argv)
+        if not shutil.which("sudo"):
+            raise NeedsRoot(str(argv[0]), f"{why}; and there is no sudo")
+        if not self.dry and Shell().ask(["sudo", "-n", "true"]).code:
+            if not sys.stdin.isatty():
+                raise NeedsRoot(str(argv[0]), f"{why}; and sudo can't ask for a password here")
+            self.echo(f"sudo --validate   # {why}")
+            if subprocess.run(["sudo", "--validate"], check=False).returncode:
+                raise NeedsRoot(str(argv[0]), f"{why}; and sudo refused")
+        return ["sudo", "-n", *argv]

@@ -1,0 +1,198 @@
+"""The binary, wrapped: started in a testbed, its output read, its end checked."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from xdplab.build import Build
+from xdplab.counters import Reading, readings
+from xdplab.errors import (
+    DidNotAttach,
+    EndedBadly,
+    InterfaceTaken,
+    ModeRefused,
+    NoSuchInterface,
+    NotAChoice,
+    NotAnAddress,
+    NotANumber,
+    NotPermitted,
+    StillAttached,
+)
+from xdplab.process import Line, Running, Shell
+from xdplab.testbed import Bench
+from xdplab.workspace import RunRecord, boot_id
+
+MODES = ("auto", "native", "skb", "hw")
+_ATTACH_PATIENCE = 20.0  # seconds
+_END_PATIENCE = 10.0
+# the binary's one line for us, on standard error
+_ATTACHED = re.compile(
+    r"attached: dev (\S+) ifindex (\d+) mode (\w+) link (\w+) prog (\d+) tag ([0-9a-f]{16})"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a build is to do, the same for every testbed."""
+
+    ip: str
+    dev: str = "lo"
+    mode: str = "auto"
+    interval: float = 2.0  # seconds
+    rounds: int = 1000  # the post's; 0: no end
+
+    def __post_init__(self) -> None:
+        """Raise NotAnAddress, NotAChoice or NotANumber before anything is started."""
+        check_address(self.ip)
+        if self.mode not in MODES:
+            raise NotAChoice("--mode", self.mode, MODES)
+        if not 0.001 <= self.interval <= 1e6:
+            raise NotANumber("--interval", self.interval, "seconds, at least 0.001")
+        if self.rounds < 0:
+            raise NotANumber("--rounds", self.rounds, "a number of rounds, 0 for no end")
+
+    def argv(self, build: Build) -> list[str | Path]:
+        """The binary's command line; it ends when its standard input does (-e)."""
+        mode = [] if self.mode == "auto" else ["-m", self.mode]
+        return [build.program, "-i", self.ip, "-d", self.dev, *mode,
+                "-t", f"{self.interval:g}", "-n", str(self.rounds), "-e"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What the binary says that it attached."""
+
+    dev: str
+    ifindex: int
+    mode: str
+    link: str  # "bpf_link", or "netlink" on kernels before v5.9
+    program: int
+    tag: str
+
+
+@dataclass(slots=True)
+class Run:
+    """A filter that is attached and counts."""
+
+    running: Running
+    program: Program
+    early: list[Line]  # what was printed before it was attached
+    said: list[str] = field(default_factory=list)  # on standard error, so far
+
+    def output(self, timeout: float | None = None) -> Iterator[Reading | str]:
+        """Readings and other lines as they come, to the binary's end.
+
+        Raises TimeoutError after `timeout` seconds in all.
+        """
+        return readings(self.lines(timeout))
+
+    def lines(self, timeout: float | None = None) -> Iterator[str]:
+        """The binary's own lines."""
+        early, self.early = self.early, []
+        for line in itertools.chain(early, self.running.lines(timeout)):
+            if line.stream == "out":
+                yield line.text
+            else:
+                self.said.append(line.text)
+
+    def remarks(self) -> list[str]:
+        """What the binary had to say while it attached: warnings, and the mode it got and why."""
+        return [line.text for line in self.early if line.stream == "err"]
+
+    def stop(self) -> None:
+        """Ask it to detach and end; what it prints meanwhile can still be read."""
+        self.running.end_input()
+
+
+@contextlib.contextmanager
+def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator[Run]:
+    """A run, from attached to gone.
+
+    Raises NoSuchInterface and InterfaceTaken before anything is attached,
+    DidNotAttach or NotPermitted if it can't be, and after the end EndedBadly or
+    StillAttached: the interface is looked at again.
+    """
+    check_interface(job.dev, bench)
+    directory = build.directory
+    record.path.parent.mkdir(parents=True, exist_ok=True)
+    argv = bench.as_root(job.argv(build), "loading and attaching an XDP program")
+    with bench.shell.start(argv, cwd=directory, log=record.log) as running:
+        program, early = _wait_until_attached(job, running)
+        record.update(
+            **asdict(program),
+            ip=job.ip,
+            on="netns" if bench.enter else "host",
+            netns=bench.netns if bench.enter else None,
+            pid=running.pid,
+            binary=str(build.program),
+            boot=boot_id(),
+            started=time.time(),
+            ended=None,
+        )
+        run = Run(running, program, early)
+        try:
+            yield run
+        finally:
+            run.stop()
+            with contextlib.suppress(TimeoutError):
+                for _ in run.lines(_END_PATIENCE):
+                    pass
+            running.end()
+            record.update(ended=time.time())
+    if any(one.program == program.program for one in bench.attached(program.dev)):
+        raise StillAttached(program.dev, program.program)
+    if running.wait():
+        raise EndedBadly(running.wait(), "\n".join(run.said))
+
+
+def show(build: Build, job: Job, shell: Shell) -> None:
+    """Echo the command of a run, for a dry run."""
+    argv = shell.as_root(job.argv(build), "loading and attaching an XDP program")
+    shell.run(argv, cwd=build.directory)
+
+
+def check_address(given: str) -> None:
+    """Raise NotAnAddress unless it is an IPv4 address in four decimal numbers."""
+    try:
+        ipaddress.IPv4Address(given)
+    except ValueError:
+        raise NotAnAddress(given) from None
+
+
+def check_interface(dev: str, bench: Bench) -> None:
+    """Raise NoSuchInterface, or InterfaceTaken if there is a program already."""
+    present = bench.interfaces()
+    if dev not in present:
+        raise NoSuchInterface(dev, present)
+    for one in bench.attached(dev):
+        raise InterfaceTaken(
+            dev, one.program, f"{one.mode} mode", f"invoke status; invoke detach --dev {dev}"
+        )
+
+
+def _wait_until_attached(job: Job, running: Running) -> tuple[Program, list[Line]]:
+    """The binary's word that it is attached, and what it said before."""
+    early: list[Line] = []
+    try:
+        for line in running.lines(_ATTACH_PATIENCE):
+            early.append(line)
+            found = line.stream == "err" and _ATTACHED.match(line.text)
+            if found:
+                dev, ifindex, mode, link, program, tag = found.groups()
+                return Program(dev, int(ifindex), mode, link, int(program), tag), early
+    except TimeoutError:
+        running.end()
+    said = "\n".join(line.text for line in early if line.stream == "err")
+    code = running.wait(_END_PATIENCE)
+    if "Operation not permitted" in said:
+        raise NotPermitted(said)
+    if "Operation not supported" in said and job.mode != "auto":
+        raise ModeRefused(job.dev, job.mode, said.splitlines()[-1])
+    raise DidNotAttach(job.dev, code, said)

@@ -1,0 +1,57 @@
+"""A sample: a C pair, NAME_kern.c for the kernel and NAME_user.c for user space."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdplab.errors import NotASample
+from xdplab.workspace import PROJECT
+
+COMPAT = PROJECT / "xdp_compat.h"  # what differs between trees; it goes wherever a pair goes
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A pair as the user has it; kbuild sees copies of its files."""
+
+    name: str
+    kern: Path
+    user: Path
+
+    @classmethod
+    def find(cls, given: str) -> Sample:
+        """The sample of that name, or the pair that a path names one half of.
+
+        Raises NotASample with the reason.
+        """
+        path = Path(given)
+        if path.suffix == ".c" or "/" in given:
+            directory, name = path.parent, re.sub(r"(_kern|_user)?(\.c)?$", "", path.name)
+            places = [directory]
+        else:
+            name, places = given, [PROJECT, PROJECT / "samples"]
+        if not re.fullmatch(r"[a-zA-Z]\w*", name, re.ASCII):
+            raise NotASample(given, "its name must be letters, digits and '_': make reads it")
+        for place in places:
+            sample = cls(
+                name,
+                (place / f"{name}_kern.c").absolute(),
+                (place / f"{name}_user.c").absolute(),
+            )
+            missing = [file.name for file in (sample.kern, sample.user) if not file.is_file()]
+            if not missing:
+                return sample
+        where = " or ".join(str(place) for place in places)
+        raise NotASample(given, f"there is no {' and no '.join(missing)} in {where}")
+
+    @property
+    def object(self) -> str:
+        """The BPF object's file name, which the user half opens by that name."""
+        return f"{self.name}_kern.o"
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files that go into samples/bpf."""
+        return self.kern, self.user, COMPAT

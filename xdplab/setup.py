@@ -1,0 +1,198 @@
+"""Step 1 and 3 of the tutorial: a tree, configured, with the headers that a build needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from xdplab import kbuild
+from xdplab.errors import InputError, LabError, NoTree, NotToBeHad, Unreachable
+from xdplab.files import locked
+from xdplab.kbuild import OnLine
+from xdplab.process import Shell
+from xdplab.sources import Report, distro, git, tarball
+from xdplab.tree import Origin, Tree
+from xdplab.version import KernelVersion
+from xdplab.workspace import Workspace
+
+Tell = Callable[[str], None]
+
+
+class Source(StrEnum):
+    """Where a tree is to come from."""
+
+    AUTO = "auto"  # git; the distribution's package where the remote can't be reached
+    GIT = "git"
+    DISTRO = "distro"
+    TARBALL = "tarball"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `invoke setup` was asked for."""
+
+    version: KernelVersion | None  # None: whatever the tarball holds
+    source: Source = Source.AUTO
+    tree: Path | None = None
+    remote: str | None = None
+
+    @classmethod
+    def of(cls, kernel: str | None, default: str, source: Source, tree: Path | None,
+           remote: str | None) -> Wanted:  # fmt: skip
+        """What the options say; `default` is the version of who names none.
+
+        Raises NotAVersion.
+        """
+        if kernel is None and source is Source.TARBALL and remote:
+            return cls(None, source, tree, remote)
+        return cls(KernelVersion.parse(default if kernel is None else kernel), source, tree, remote)
+
+    def satisfied_by(self, tree: Tree) -> bool:
+        """Whether the tree is what was asked for: the whole number, or only its series."""
+        if not self.version:
+            return True
+        if self.version.patch or self.version.rc:
+            return tree.version == self.version
+        return tree.version.series == self.version.series
+
+    @property
+    def name(self) -> str:
+        """The directory for it in the workspace; a distribution has one tree of a series."""
+        if not self.version:
+            return f"tarball-{Path(str(self.remote)).name}"
+        series = self.source is Source.DISTRO
+        return f"{self.source}-{self.version.series if series else self.version.tag}"
+
+
+def find(workspace: Workspace, kernel: str | None, path: Path | None = None) -> Tree:
+    """The tree that a command means: at `path`, of that version, or the current one.
+
+    Raises NoTree if it was never set up, NotAKernelTree.
+    """
+    if path:
+        return Tree.at(path)
+    if kernel is not None:
+        version = KernelVersion.parse(kernel)
+        wanted = Wanted(version)
+        for tree in trees(workspace):
+            if wanted.satisfied_by(tree):
+                return tree
+        raise NoTree(version.tag)
+    current = workspace.current_tree()
+    if not current or not current.exists():
+        raise NoTree
+    return Tree.at(current)
+
+
+def trees(workspace: Workspace) -> list[Tree]:
+    """The trees in the workspace that arrived whole, the newest version first."""
+    found = []
+    for path in workspace.trees.glob("*"):
+        try:
+            if path.suffix not in (".partial", ".package", ".unpacking"):
+                found.append(Tree.at(path))
+        except InputError:
+            continue  # somebody's directory, not a tree
+    return sorted(found, key=lambda tree: tree.version, reverse=True)
+
+
+def obtain(
+    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, on_line: OnLine, tell: Tell
+) -> Tree | None:
+    """Get the tree, make it ready to build, and make it the current one.
+
+    `tell` hears of each thing that was done, and nothing if all was there.
+    Gives no tree in a dry run that would fetch one.  Raises what the sources raise.
+    """
+    tree = Tree.at(wanted.tree) if wanted.tree else _present(wanted, workspace)
+    if not tree:
+        tree = _fetch(wanted, workspace, shell, report, tell)
+    if not tree:
+        return None
+    if not workspace.owns(tree.path) and not shell.dry:
+        workspace.note_foreign_tree(tree.path)
+        tell(f"{tree.path} is yours: what is written into it, invoke clean takes out again")
+    with tree.locked(dry=shell.dry):
+        if kbuild.prepare(tree, shell, on_line):
+            tell("configured it, and made the headers and scripts that a sample needs")
+    if workspace.current_tree() != tree.path and not shell.dry:
+        workspace.set_current_tree(tree.path)
+        tell("made it the current tree")
+    return tree
+
+
+def _present(wanted: Wanted, workspace: Workspace) -> Tree | None:
+    for tree in trees(workspace):
+        fits = wanted.version and wanted.satisfied_by(tree)
+        if fits and wanted.source in (Source.AUTO, tree.origin):
+            return tree
+    return None
+
+
+def _fetch(
+    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, tell: Tell
+) -> Tree | None:
+    if wanted.source is not Source.AUTO:
+        return _fetch_from(wanted, workspace, shell, report, tell)
+    try:
+        return _fetch_from(replace(wanted, source=Source.GIT), workspace, shell, report, tell)
+    except Unreachable as unreachable:
+        tell(f"{unreachable.message}; taking the distribution's package instead")
+    return _fetch_from(replace(wanted, source=Source.DISTRO), workspace, shell, report, tell)
+
+
+def _fetch_from(
+    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, tell: Tell
+) -> Tree | None:
+    """Fetch into NAME.partial, and give it its name when it is whole."""
+    whole = workspace.trees / wanted.name
+    partial = whole.with_name(f"{wanted.name}.partial")
+    if not shell.dry:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    with locked(workspace.root / "locks" / wanted.name / "lock", dry=shell.dry):
+        if not whole.exists():
+            _bring(wanted, partial, workspace, shell, report)
+            if shell.dry:
+                return None
+            _keep(wanted, partial, whole)
+            tell(f"fetched Linux {Tree.at(whole).version} from {wanted.source} into {whole}")
+    tree = Tree.at(whole)
+    _require(wanted, tree)
+    return tree
+
+
+def _bring(
+    wanted: Wanted, partial: Path, workspace: Workspace, shell: Shell, report: Report
+) -> None:
+    remote, version = wanted.remote, wanted.version
+    if version is None:  # the tarball decides
+        tarball.fetch(str(remote), partial, workspace.downloads, shell, report)
+    elif wanted.source is Source.TARBALL:
+        place = remote or tarball.default_url(version)
+        tarball.fetch(place, partial, workspace.downloads, shell, report)
+    elif wanted.source is Source.GIT:
+        git.fetch(version, remote or git.default_remote(version), partial, shell, report)
+    else:
+        distro.fetch(version, partial, workspace.downloads, shell, report)
+
+
+def _keep(wanted: Wanted, partial: Path, whole: Path) -> None:
+    """Give the tree its name, if it is one, and the one that was asked for."""
+    try:
+        found = Tree.at(partial)
+        _require(wanted, found)
+    except LabError:
+        shutil.rmtree(partial)
+        raise
+    replace(found, origin=Origin(wanted.source)).remember()
+    partial.rename(whole)
+
+
+def _require(wanted: Wanted, tree: Tree) -> None:
+    """Raise NotToBeHad if the source gave another version than was asked for."""
+    if not wanted.satisfied_by(tree):
+        asked = wanted.version.tag if wanted.version else "such version"
+        raise NotToBeHad(asked, wanted.remote or f"the {wanted.source}", [str(tree.version)])

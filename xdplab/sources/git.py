@@ -1,0 +1,314 @@
+"""One version out of a git repository: no history, and only the files that a build reads.
+
+Three exchanges: the commit with its trees (`--depth=1 --filter=blob:none`), the
+blobs of the wanted paths in one batch, the checkout.  What is there after an
+interruption isn't fetched again.  See git-sparse-checkout(1), and partial-clone
+in git's technical documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xdplab.errors import MissingTools, NotToBeHad, Unreachable
+from xdplab.process import Shell, pasteable
+from xdplab.sources import Report
+from xdplab.version import KernelVersion
+
+if TYPE_CHECKING:
+    from git import RemoteProgress, Repo
+
+# The post clones Linus Torvalds's repository; releases with a third number are
+# only in the stable one.
+MAINLINE = "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git"
+STABLE = "https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git"
+
+# What configuring, `make prepare0 scripts` and one sample read, in every tree
+# from v4.19 on.  A path that ends in "/" is a directory, "**/" means anywhere,
+# "!" takes away again; {arch} is the machine's name in arch/.
+PATHS = (
+    "Makefile",
+    "Kbuild",
+    "Kconfig",
+    ".gitattributes",
+    ".gitignore",
+    "**/Kconfig*",
+    "arch/{arch}/Makefile*",
+    "arch/{arch}/Kbuild",
+    "arch/{arch}/include/",
+    "arch/{arch}/configs/",
+    "arch/{arch}/entry/syscalls/",
+    "arch/{arch}/tools/",
+    "arch/{arch}/kernel/asm-offsets*",
+    "arch/{arch}/kernel/Makefile",
+    "arch/{arch}/lib/x86-opcode-map.txt",
+    "include/",
+    # devices' headers, which no XDP program and no header that it includes asks for
+    *(f"!include/{name}/" for name in ("drm", "dt-bindings", "media", "rdma", "scsi", "soc")),
+    *(f"!include/{name}/" for name in ("sound", "trace/events", "video", "xen")),
+    *(f"!include/linux/{name}/" for name in ("mfd", "mlx5", "platform_data", "usb")),
+    *(f"!include/uapi/{name}/" for name in ("drm", "rdma", "sound")),
+    "kernel/bounds.c",
+    "kernel/time/timeconst.*",
+    "kernel/configs/",
+    "lib/vdso/Makefile",
+    "samples/Makefile",
+    "samples/bpf/",
+    "scripts/",
+    "!scripts/coccinelle/",
+    "!scripts/gdb/",
+    "security/selinux/include/",
+    "tools/arch/{arch}/",
+    "tools/build/",
+    "tools/include/",
+    "tools/lib/",
+    *(f"!tools/lib/{name}/" for name in ("lockdep", "perf", "thermal", "traceevent")),
+    "tools/perf/perf-sys.h",
+    "tools/scripts/",
+    "tools/testing/selftests/bpf/*.h",
+    "usr/include/",
+)
+_ARCH = {"x86_64": "x86", "i686": "x86", "aarch64": "arm64", "ppc64le": "powerpc", "s390x": "s390"}
+
+# A server that sends nothing for so long is gone.
+_PATIENCE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30")
+
+
+def default_remote(version: KernelVersion) -> str:
+    """The repository at kernel.org that has this version."""
+    return STABLE if version.patch else MAINLINE
+
+
+def fetch(version: KernelVersion, remote: str, path: Path, shell: Shell, report: Report) -> None:
+    """Make `path` a sparse checkout of the version's tag.
+
+    Raises Unreachable, and NotToBeHad with the nearest tags if there is no such
+    tag.  Can be interrupted at any moment and called again.
+    """
+    if not shutil.which("git"):
+        raise MissingTools(["git"], "build")
+    import git
+
+    if shell.dry:
+        shell.echo(pasteable(["git", "clone", "--depth=1", "--filter=blob:none", "--sparse",
+                              f"--branch={version.tag}", remote, path]))  # fmt: skip
+        return
+    _forget_dead_processes(path / ".git")
+    repo = git.Repo.init(path)
+    try:
+        _set_up(repo, remote)
+        if not _has(repo, version.tag):
+            _fetch_commit(repo, version, remote, shell, report)
+        _fetch_blobs(repo, version.tag, shell, report)
+        _check_out(repo, version.tag, shell, report)
+    except (Unreachable, NotToBeHad):
+        if not _has(repo, version.tag):
+            shutil.rmtree(path)  # nothing has arrived that could be gone on with
+        raise
+    finally:
+        repo.close()
+
+
+def _forget_dead_processes(git_dir: Path) -> None:
+    """Remove what a killed git left; the caller holds the lock of this directory."""
+    for pattern in ("*.lock", "refs/**/*.lock", "objects/pack/tmp_*"):
+        for left in git_dir.glob(pattern):
+            left.unlink()
+
+
+def _set_up(repo: Repo, remote: str) -> None:
+    """What `git clone --filter --sparse` writes into the configuration."""
+    from git.exc import UnsafeProtocolError
+
+    url = remote if "://" in remote or ":" in remote else str(Path(remote).absolute())
+    try:
+        if "origin" in repo.remotes:
+            repo.remotes.origin.set_url(url)
+        else:
+            repo.create_remote("origin", url)
+    except UnsafeProtocolError as error:
+        raise Unreachable(remote, "it would run a command here", "name another") from error
+    with repo.config_writer() as config:
+        config.set_value("core", "repositoryformatversion", 1)
+        config.set_value("extensions", "partialClone", "origin")
+        config.set_value('remote "origin"', "promisor", "true")
+        config.set_value('remote "origin"', "partialclonefilter", "blob:none")
+        config.set_value("core", "sparseCheckout", "true")
+        config.set_value("advice", "detachedHead", "false")
+        config.set_value("gc", "auto", 0)
+    patterns = Path(repo.git_dir) / "info" / "sparse-checkout"
+    patterns.write_text("".join(f"{_sparse_pattern(row)}\n" for row in _paths()))
+
+
+def _has(repo: Repo, tag: str) -> bool:
+    return any(reference.path == f"refs/tags/{tag}" for reference in repo.tags)
+
+
+def _fetch_commit(
+    repo: Repo, version: KernelVersion, remote: str, shell: Shell, report: Report
+) -> None:
+    reference = f"refs/tags/{version.tag}"
+    try:
+        exchange = ["fetch", "--progress", "--depth=1", "--no-tags", "--filter=blob:none"]
+        exchange += ["origin", f"{reference}:{reference}"]
+        _run(repo, exchange, shell, report, "commit and trees")
+    except _GitFailed as error:
+        if "couldn't find remote ref" in error.said:
+            raise NotToBeHad(version.tag, remote, _nearest(repo, version)) from error
+        raise Unreachable(
+            remote, error.said,
+            "name another with --remote, or take the distribution's package: --source distro",
+        ) from error  # fmt: skip
+
+
+def _nearest(repo: Repo, version: KernelVersion, count: int = 5) -> list[str]:
+    """The tags of the remote closest to a version that isn't there."""
+    listing = str(repo.git.ls_remote("--tags", "--refs", "origin"))
+    tags = re.findall(r"refs/tags/(v[\d.]+(?:-rc\d+)?)$", listing, re.MULTILINE)
+    known = sorted(tags, key=KernelVersion.parse)
+    above = sum(1 for tag in known if KernelVersion.parse(tag) < version)
+    start = max(0, min(above - count // 2, len(known) - count))
+    return known[start : start + count]
+
+
+def _fetch_blobs(repo: Repo, tag: str, shell: Shell, report: Report) -> None:
+    """Fetch the wanted files' contents in one batch, with progress.
+
+    A checkout would fetch them too, but shows no progress over a pipe.  git
+    asks for none that is there already.
+    """
+    wanted = re.compile(_regex())
+    listing = repo.git.ls_tree("-r", "-z", tag).split("\0")
+    entries = (line.split("\t", 1) for line in listing if line)
+    blobs = sorted({entry.split()[2] for entry, name in entries if wanted.fullmatch(name)})
+    batch = Path(repo.git_dir) / "wanted-objects"
+    batch.write_text("".join(f"{blob}\n" for blob in blobs))
+    try:
+        _run(repo, ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--progress", "--no-tags",
+                    "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none",
+                    "--stdin", "origin"], shell, report, f"{len(blobs)} files", batch)  # fmt: skip
+    except _GitFailed as error:
+        raise Unreachable(
+            "the remote", error.said, "do it again: what has arrived is kept"
+        ) from error
+
+
+def _check_out(repo: Repo, tag: str, shell: Shell, report: Report) -> None:
+    try:
+        _run(repo, ["checkout", "--progress", "--force", "--detach", tag], shell, report,
+             "checkout")  # fmt: skip
+    except _GitFailed as error:
+        raise Unreachable(
+            "the remote", error.said, "do it again: what has arrived is kept"
+        ) from error
+
+
+# ---- git through GitPython
+
+
+class _GitFailed(Exception):
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
+
+
+def _run(
+    repo: Repo,
+    arguments: Sequence[str],
+    shell: Shell,
+    report: Report,
+    what: str,
+    given: Path | None = None,
+) -> None:
+    """Run git, tell of its progress, raise _GitFailed with its last words."""
+    import git
+    from git.cmd import handle_process_output
+
+    argv = ["git", *_PATIENCE, *arguments]
+    directory = Path(repo.working_dir)
+    redirection = f" < {shlex.quote(str(given))}" if given else ""
+    shell.echo(pasteable(argv, directory) + redirection)
+    listener = _progress(what, report)
+    with (given or Path(os.devnull)).open("rb") as stdin:
+        process = repo.git.execute(
+            argv,
+            as_process=True,
+            istream=stdin,
+            env={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            universal_newlines=True,  # git draws its progress with carriage returns
+        )
+        try:
+            handle_process_output(
+                process, None, listener.new_message_handler(), None, decode_streams=False
+            )
+            process.wait()
+        except git.GitCommandError as error:
+            said = "; ".join(listener.error_lines) or str(error.stderr).strip().strip("'")
+            raise _GitFailed(said) from error
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def _progress(what: str, report: Report) -> RemoteProgress:
+    from git import RemoteProgress
+
+    names = {
+        RemoteProgress.COUNTING: "counting",
+        RemoteProgress.COMPRESSING: "compressing",
+        RemoteProgress.RECEIVING: "receiving",
+        RemoteProgress.RESOLVING: "resolving deltas",
+        RemoteProgress.CHECKING_OUT: "writing files",
+        RemoteProgress.FINDING_SOURCES: "finding",
+    }
+
+    class Progress(RemoteProgress):
+        """GitPython's reader of git's progress lines, told to our listener."""
+
+        def update(
+            self,
+            op_code: int,
+            cur_count: str | float,
+            max_count: str | float | None = None,
+            message: str = "",
+        ) -> None:
+            phase = names.get(op_code & self.OP_MASK, "")
+            report(f"{what}: {phase}", int(cur_count), int(max_count or 0), message)
+
+    return Progress()
+
+
+# ---- the wanted paths, as git and as we match them
+
+
+def _paths() -> list[str]:
+    arch = _ARCH.get(platform.machine(), platform.machine())
+    return [row.format(arch=arch) for row in PATHS]
+
+
+def _sparse_pattern(row: str) -> str:
+    """A row as a line of .git/info/sparse-checkout: gitignore's language, upside down."""
+    sign, path = ("!", row[1:]) if row.startswith("!") else ("", row)
+    return sign + (path.removeprefix("**/") if path.startswith("**/") else f"/{path}")
+
+
+def _regex() -> str:
+    def one(row: str) -> str:
+        anywhere, path = ("(?:.*/)?", row[3:]) if row.startswith("**/") else ("", row)
+        text = re.escape(path).replace(r"\*", "[^/]*")
+        # to git a name without "/" at its end may be a directory's as well
+        return anywhere + text + (".*" if path.endswith("/") else "(?:/.*)?")
+
+    rows = _paths()
+    files = "|".join(one(row) for row in rows if not row.endswith("/"))
+    wanted = "|".join(one(row) for row in rows if row.endswith("/") and row[0] != "!")
+    unwanted = "|".join(one(row[1:]) for row in rows if row[0] == "!")
+    # git looks at the file's own name first: a directory takes away no "**/Kconfig*"
+    return f"(?:{files})|(?!(?:{unwanted})$)(?:{wanted})"

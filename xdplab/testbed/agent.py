@@ -1,0 +1,51 @@
+"""Our hands inside a testbed: a process that does there what it is told.
+
+Run as `python -m xdplab.testbed.agent`; it reads a JSON object a line from
+standard input, {"do": NAME, ...}, and answers each with one on standard output.
+It ends with its standard input, and what it holds, a network namespace
+perhaps, ends with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from xdplab import netlink, packets
+
+
+def _attached(dev: str) -> list[dict[str, Any]]:
+    return [asdict(one) for one in netlink.attached(dev)]
+
+
+def _ping(source: str, target: str, count: int) -> dict[str, Any]:
+    return asdict(packets.ping(source, target, count))
+
+
+_DEEDS: dict[str, Callable[..., Any]] = {
+    "attached": _attached,
+    "ping": _ping,
+    "bring_up": netlink.bring_up,
+    "add_address": netlink.add_address,
+    "interfaces": netlink.interfaces,
+}
+
+
+def main() -> None:
+    """Say who we are, then do what each line asks for, until there are no more."""
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"answer": _DEEDS[request.pop("do")](**request)}
+        except OSError as error:  # the kernel refused: the caller can say more about it
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

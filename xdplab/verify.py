@@ -1,0 +1,99 @@
+"""The tutorial's claim, proved in a testbed: packets from one address die, and are counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from xdplab.build import Build
+from xdplab.counters import Reading
+from xdplab.packets import Pinged
+from xdplab.runner import Job, Run, check_interface, started
+from xdplab.testbed import Bench
+from xdplab.workspace import RunRecord
+
+COUNT = 3  # packets of each kind
+TARGET = "127.0.0.1"
+_OTHERS = ("127.0.0.2", "127.0.0.3")  # sources that must get through
+_SETTLE = 5.0  # seconds for the counters to be printed after the last packet
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One claim, whether it held, and what was found."""
+
+    claim: str
+    held: bool
+    found: str
+
+
+def verify(
+    build: Build, job: Job, bench: Bench, record: RunRecord, watch: Callable[[Reading], None]
+) -> Iterator[Check]:
+    """Prove the claim, step by step; each reading goes to `watch` too.
+
+    Raises what runner.started raises.  In a namespace of our own the address
+    is ours for the while, and the same packets are seen to be answered before
+    the filter is there: so that the checks are seen to be able to fail.  On the
+    host that would send replies to whoever has the address.
+    """
+    job = dataclasses.replace(job, interval=0.2, rounds=0)
+    check_interface(job.dev, bench)
+    if bench.enter:
+        bench.ask("add_address", dev=job.dev, address=job.ip)
+        before = bench.ping(job.ip, TARGET, COUNT)
+        yield Check(
+            f"without the filter, {COUNT} packets from {job.ip} are answered",
+            before.answered == COUNT, _words(before),
+        )  # fmt: skip
+    with started(build, job, bench, record) as run:
+        yield _seen_on_link(job, bench, run)
+        dropped = bench.ping(job.ip, TARGET, COUNT)
+        yield Check(
+            f"with it, {COUNT} packets from {job.ip} die",
+            dropped.answered == dropped.delivered == 0, _words(dropped),
+        )  # fmt: skip
+        other = next(address for address in _OTHERS if address != job.ip)
+        passed = bench.ping(other, TARGET, COUNT)
+        yield Check(
+            f"{COUNT} packets from another address, {other}, are answered",
+            passed.answered == passed.delivered == COUNT, _words(passed),
+        )  # fmt: skip
+        total = _settled_total(run, watch)
+        yield Check(f"the counters' total is {COUNT}", total == COUNT, f"it is {total}")
+    left = [one.program for one in bench.attached(job.dev)]
+    yield Check(
+        "stopped, it leaves nothing on the link", not left, f"programs left: {left or 'none'}"
+    )
+
+
+def _words(pinged: Pinged) -> str:
+    return f"sent {pinged.sent}, delivered {pinged.delivered}, answered {pinged.answered}"
+
+
+def _seen_on_link(job: Job, bench: Bench, run: Run) -> Check:
+    seen = [one for one in bench.attached(job.dev) if one.program == run.program.program]
+    found = ", ".join(f"prog/xdp id {one.program} in {one.mode} mode" for one in seen)
+    held = len(seen) == 1 and seen[0].mode == run.program.mode
+    return Check(f"the kernel shows it on {job.dev}", held, found or "no program of that id")
+
+
+def _settled_total(run: Run, watch: Callable[[Reading], None]) -> int:
+    """The total once all packets are counted: two readings after the right one, or at the end.
+
+    More than the right number would show in those two.
+    """
+    total, rounds_after = 0, 0
+    try:
+        for item in run.output(_SETTLE):
+            if not isinstance(item, Reading):
+                continue
+            watch(item)
+            total = item.total
+            rounds_after += total >= COUNT
+            if rounds_after > 2:
+                break
+    except TimeoutError:
+        pass
+    return total

@@ -1,0 +1,69 @@
+"""Points on the line of kernel versions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+
+from xdplab.errors import NotAVersion
+
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-rc(\d+))?([-+.~].*|)", re.ASCII)
+_ASSIGNED = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(.*?)\r?$", re.M)
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class KernelVersion:
+    """A kernel's version; `suffix` (a distribution's, a vendor's) has no part in the order."""
+
+    major: int
+    minor: int
+    patch: int = 0
+    rc: int = 0  # 0: a release
+    suffix: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> KernelVersion:
+        """Read "v7.2-rc3", "6.1", "6.1.0-56-amd64"; raises NotAVersion."""
+        found = _VERSION.fullmatch(text.strip())
+        if not found:
+            raise NotAVersion(text)
+        major, minor, patch, _, rc, suffix = found.groups()
+        return cls(int(major), int(minor), int(patch or 0), int(rc or 0), suffix)
+
+    @classmethod
+    def of_makefile(cls, text: str) -> KernelVersion | None:
+        """Read the first lines of a tree's top Makefile; None if it isn't one."""
+        fields = dict(reversed(_ASSIGNED.findall(text)))  # the first assignment counts
+        try:
+            number = f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{fields.get('SUBLEVEL') or 0}"
+            return cls.parse(number + fields.get("EXTRAVERSION", ""))
+        except (KeyError, NotAVersion):
+            return None
+
+    @property
+    def series(self) -> str:
+        """What distributions name packages after: "6.1"."""
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def tag(self) -> str:
+        """The git tag: mainline writes v6.1, not v6.1.0."""
+        patch = f".{self.patch}" if self.patch else ""
+        return f"v{self.series}{patch}{f'-rc{self.rc}' if self.rc else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.tag[1:]}{self.suffix}"
+
+    def _order(self) -> tuple[int, int, int, float]:
+        return self.major, self.minor, self.patch, self.rc or float("inf")
+
+    def __lt__(self, other: KernelVersion) -> bool:
+        return self._order() < other._order()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KernelVersion) and self._order() == other._order()
+
+    def __hash__(self) -> int:
+        return hash(self._order())

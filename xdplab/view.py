@@ -1,0 +1,338 @@
+"""What people see.  Results go to standard output; all that is said besides, to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from xdplab.build import AllSamples, Build, about_pair
+from xdplab.counters import Reading
+from xdplab.dialect import Dialect
+from xdplab.errors import BuildFailed, LabError
+from xdplab.lifecycle import Status
+from xdplab.packets import Pinged
+from xdplab.patching import Change
+from xdplab.process import Line
+from xdplab.runner import Program, Run
+from xdplab.sample import Sample
+from xdplab.tree import Tree
+from xdplab.verify import Check
+
+READING_SCHEMA = 1  # of `run --json`, described in docs/readings.md
+_ONLINE = Path("/sys/devices/system/cpu/online")
+
+
+class View:
+    """A terminal or a pipe, coloured or plain (rich knows NO_COLOR)."""
+
+    def __init__(self) -> None:
+        self.out = Console(highlight=False, markup=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    # ---- words
+
+    def echo(self, command: str) -> None:
+        """A command that is run, as it can be pasted."""
+        self.err.print(Text(f"$ {command}", style="dim"))
+
+    def say(self, text: str) -> None:
+        """A sentence beside the result."""
+        self.err.print(Text(text))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Somebody else's words, untouched: a compiler's, a binary's."""
+        for line in lines:
+            print(line, file=sys.stderr)
+
+    def done(self, what: Sequence[str], nothing: str) -> None:
+        """What a command did, a line each."""
+        for line in what or [nothing]:
+            self.say(line)
+
+    # ---- stages
+
+    @contextlib.contextmanager
+    def stage(self, title: str, pair: Sample | None = None) -> Iterator[Stage]:
+        """Show that something is under way, how far, and for how long.
+
+        Afterwards, what compilers said: of the pair always, all of it if make failed.
+        """
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
+        terminal = self.err.is_terminal
+        progress = Progress(*columns, console=self.err, transient=True, disable=not terminal)
+        stage = Stage(self, title, progress)
+        said: list[str] = []
+        try:
+            with progress:
+                yield stage
+        except BuildFailed:
+            said = about_pair(pair, stage.errors) if pair else []
+            if not any("error" in line for line in said):  # it is something else that failed
+                said = [line.text for line in stage.errors]
+            raise
+        else:
+            said = about_pair(pair, stage.errors) if pair else []
+        finally:
+            self.lines(said)
+
+    # ---- trees and builds
+
+    def tree(self, tree: Tree | None) -> None:
+        """The outcome of setup; a dry run may have none."""
+        if not tree:
+            return
+        dialect = Dialect.of(tree)
+        self.out.print(
+            f"{tree.path}: Linux {tree.version}, from {tree.origin}; it says {dialect.programs}"
+            f" and {dialect.always}, and has {dialect.helpers}"
+        )
+
+    def changes(self, tree: Tree, changes: Sequence[Change]) -> None:
+        """A plan as a unified diff: coloured on a terminal, fit for patch(1) in a pipe."""
+        if not changes:
+            self.say(f"{tree.path} has all of it already")
+        for change in changes:
+            self.say(f"# {change.file}, for {change.why}")
+            if self.out.is_terminal:
+                self.out.print(Syntax(change.diff(), "diff", background_color="default"))
+            else:
+                sys.stdout.write(change.diff())
+
+    def built(self, build: Build, *, dry: bool) -> None:
+        """Where the result of a build is."""
+        if not dry:
+            self.out.print(
+                f"{build.program}: for Linux {build.facts['version']},"
+                f" in {build.facts['seconds']:.1f} s; log: {build.facts['log']}"
+            )
+
+    def all_built(self, samples: AllSamples) -> None:
+        """How many of the tree's own samples came out."""
+        self.out.print(f"{len(samples.good)} BPF objects in all; log: {samples.log}")
+        for path in samples.empty:
+            self.say(f"warning: make returned 0, but {path} has no BPF program in it")
+
+    # ---- runs
+
+    def follow(self, run: Run, seconds: float | None, *, json: bool, plain: bool) -> None:
+        """Show a run until it ends, `seconds` are over, Ctrl-C, or nobody reads any more."""
+        for remark in run.remarks():
+            self.say(remark)
+        try:
+            if plain:
+                follow_plain(run.lines(seconds))
+            elif json:
+                follow_json(run.output(seconds))
+            else:
+                follow_live(self.out, run.program, run.output(seconds))
+        except (TimeoutError, KeyboardInterrupt):
+            pass
+        except BrokenPipeError:
+            # or else Python complains once more when it flushes at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def reading(self, reading: Reading) -> None:
+        """A reading of a run that is not watched for its own sake."""
+        each = ", ".join(f"cpu {cpu}: {count}" for cpu, count in reading.per_cpu.items() if count)
+        self.say(f"     round {reading.round}: total {reading.total}{each and f' ({each})'}")
+
+    def checks(self, checks: Iterable[Check]) -> list[Check]:
+        """Show each claim as it is decided; gives those that did not hold."""
+        failed = []
+        for check in checks:
+            mark, style = ("ok  ", "green") if check.held else ("FAIL", "bold red")
+            self.out.print(Text(mark, style=style), Text(f"{check.claim}: {check.found}"))
+            if not check.held:
+                failed.append(check)
+        return failed
+
+    def pinged(self, source: str, target: str, pinged: Pinged) -> None:
+        """What became of packets that were sent by hand."""
+        self.out.print(
+            f"{pinged.sent} from {source} to {target}: {pinged.delivered} got past XDP,"
+            f" {pinged.answered} answered"
+        )
+
+    def statuses(self, host: Sequence[Status], private: Sequence[Mapping[str, Any]]) -> None:
+        """What is attached, a line each; the columns are those of `ip link`."""
+        for one in host:
+            self.out.print(
+                f"{one.attached.ifindex}: {one.attached.dev}: {one.attached.mode}:"
+                f" prog/xdp id {one.attached.program}: {one.words()}"
+            )
+        for fields in private:
+            self.out.print(
+                f"{fields['ifindex']}: {fields['dev']}: {fields['mode']}: prog/xdp id"
+                f" {fields['program']}: ours, tag {fields['tag']}, filters {fields['ip']},"
+                f" in the network namespace of process {fields['netns']}"
+            )
+        if not host and not private:
+            self.say("no XDP program is on any interface of this machine")
+
+
+class Stage:
+    """One long step on the screen, phase by phase; off a terminal, a line for each phase."""
+
+    def __init__(self, view: View, title: str, progress: Progress) -> None:
+        self._view = view
+        self._title = title
+        self._progress = progress
+        self.errors: list[Line] = []  # what make and the compilers complained of
+        self._phase = ""
+        self._task: TaskID | None = None
+
+    def report(self, phase: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """A source's news: see sources.Report."""
+        if phase != self._phase and not self._view.err.is_terminal:
+            self._view.say(f"  {phase}")
+        self._show(phase, done, total, note)
+
+    def line(self, line: Line) -> None:
+        """What make is at, in its own short words."""
+        if line.stream == "err":
+            self.errors.append(line)
+        elif line.text.startswith("  "):
+            self._show(self._title, note=line.text.strip()[:48])
+
+    def _show(self, phase: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        if phase != self._phase or self._task is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._phase = phase
+            self._task = self._progress.add_task(phase, total=None, note="")
+        self._progress.update(self._task, completed=done, total=total or None, note=note)
+
+
+# ---- readings
+
+
+class Counters:
+    """The counters as they come: CPUs that are online, their counts and rates, the total."""
+
+    def __init__(self) -> None:
+        self._previous: Reading | None = None
+        self._online = _online_cpus()
+
+    def rates(self, reading: Reading) -> tuple[dict[int, float], float | None]:
+        """Packets a second since the reading before, for each CPU and in all."""
+        before, self._previous = self._previous, reading
+        if not before or reading.at <= before.at:
+            return {}, None
+        seconds = reading.at - before.at
+        each = {
+            cpu: (count - before.per_cpu.get(cpu, 0)) / seconds
+            for cpu, count in reading.per_cpu.items()
+        }
+        return each, (reading.total - before.total) / seconds
+
+    def table(self, reading: Reading, program: Program) -> RenderableType:
+        """A picture of one reading."""
+        each, total = self.rates(reading)
+        table = Table(
+            title=f"{program.dev}: prog/xdp id {program.program} tag {program.tag}, "
+            f"{program.mode} mode, round {reading.round}"
+        )
+        for name in ("cpu", "packets dropped", "per second"):
+            table.add_column(name, justify="right")
+        for cpu, count in reading.per_cpu.items():
+            # a CPU that could be plugged in and isn't has nothing to show
+            if self._online is None or cpu in self._online or count:
+                table.add_row(str(cpu), f"{count:,}", _rate(each.get(cpu)))
+        table.add_section()
+        table.add_row("all", f"{reading.total:,}", _rate(total), style="bold")
+        return table
+
+    def json(self, reading: Reading) -> str:
+        """One reading as a line of JSON."""
+        _, rate = self.rates(reading)
+        return json.dumps(
+            {
+                "schema": READING_SCHEMA,
+                "at": round(reading.at, 6),
+                "round": reading.round,
+                "per_cpu": {str(cpu): count for cpu, count in reading.per_cpu.items()},
+                "total": reading.total,
+                "rate": None if rate is None else round(rate, 3),
+            }
+        )
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:,.1f}"
+
+
+def _online_cpus() -> set[int] | None:
+    """The CPUs of /sys/devices/system/cpu/online, "0-3,6"; None where there is no such file."""
+    try:
+        ranges = [part.split("-") for part in _ONLINE.read_text().strip().split(",")]
+        return {
+            cpu for low, *high in ranges for cpu in range(int(low), int((high or [low])[0]) + 1)
+        }
+    except (OSError, ValueError):
+        return None
+
+
+def follow_live(console: Console, program: Program, items: Iterable[Reading | str]) -> None:
+    """Readings as a table that is drawn anew on a terminal; elsewhere a line a reading."""
+    counters = Counters()
+    if not console.is_terminal:
+        for item in items:
+            if isinstance(item, Reading):
+                _, rate = counters.rates(item)
+                print(f"round {item.round}: total {item.total}, {_rate(rate)} a second", flush=True)
+            else:
+                print(item, flush=True)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for item in items:
+            if isinstance(item, Reading):
+                live.update(counters.table(item, program), refresh=True)
+            else:
+                live.console.print(Text(item))
+
+
+def follow_json(items: Iterable[Reading | str]) -> None:
+    """Readings as JSON, one object a line; other lines are in the run's log."""
+    counters = Counters()
+    for item in items:
+        if isinstance(item, Reading):
+            print(counters.json(item), flush=True)
+
+
+def follow_plain(lines: Iterable[str]) -> None:
+    """The binary's own output, line for line."""
+    for line in lines:
+        print(line, flush=True)
+
+
+def error_text(error: LabError) -> str:
+    """An error as it is shown: what is wrong, and on lines of its own what to do."""
+    cure = error.cure.replace("\n", "\n  ")
+    return f"error: {error.message}\n  {cure}"

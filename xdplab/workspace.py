@@ -1,0 +1,104 @@
+"""Where trees, builds and runs live, and which tree is the current one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from xdplab.errors import PathUnfit
+from xdplab.files import read_json, write_json, write_whole
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A directory of ours; all that the harness fetches and makes is below it."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | None) -> Workspace:
+        """The workspace at `path`, or where the XDG specification puts caches."""
+        root = Path(path).expanduser() if path else platformdirs.user_cache_path("xdplab")
+        return cls(root.absolute())
+
+    @property
+    def trees(self) -> Path:
+        """Where kernel trees are; raises PathUnfit if kbuild would refuse the place."""
+        if set(str(self.root)) & set(" :\t"):
+            raise PathUnfit(self.root)
+        return self.root / "trees"
+
+    @property
+    def downloads(self) -> Path:
+        """Packages and tarballs, kept until `invoke clean --trees`."""
+        return self.root / "downloads"
+
+    def build(self, tree: str, sample: str) -> Path:
+        """Where the result of building a sample in a tree is kept."""
+        return self.root / "builds" / tree / sample
+
+    def current_tree(self) -> Path | None:
+        """The tree that the last setup left, if any."""
+        pointer = self.root / "current"
+        return Path(pointer.read_text().strip()) if pointer.exists() else None
+
+    def set_current_tree(self, path: Path) -> None:
+        """Let commands that name no tree mean this one."""
+        write_whole(self.root / "current", f"{path}\n".encode())
+
+    def owns(self, tree: Path) -> bool:
+        """Whether a tree is ours to remove: not the user's own, nor a copy elsewhere."""
+        return tree.is_relative_to(self.root / "trees")
+
+    def foreign_trees(self) -> list[Path]:
+        """The users' own trees that commands were told to work in."""
+        return [Path(name) for name in read_json(self.root / "foreign-trees.json") or []]
+
+    def note_foreign_tree(self, path: Path) -> None:
+        """Let clean know that something may have to be taken back in a tree that isn't ours."""
+        known = self.foreign_trees()
+        if path not in known and not self.owns(path):
+            write_json(self.root / "foreign-trees.json", [str(one) for one in [*known, path]])
+
+    def new_run(self) -> RunRecord:
+        """A new record for a run that begins now."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        return RunRecord(self.root / "runs" / name / "run.json")
+
+    def runs(self) -> Iterator[RunRecord]:
+        """The records of all runs, the newest first."""
+        for path in sorted(self.root.glob("runs/*/run.json"), reverse=True):
+            yield RunRecord(path)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What is remembered of a run, so that another terminal can find and end it."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        """All that the run's binary printed."""
+        return self.path.with_name("output.log")
+
+    def read(self) -> dict[str, Any]:
+        """Its fields; none if the record is a wreck."""
+        return read_json(self.path) or {}
+
+    def update(self, **fields: object) -> None:
+        """Add or replace fields."""
+        write_json(self.path, self.read() | fields)
+
+
+def boot_id() -> str:
+    """What tells this boot's program ids and process numbers from another's (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
