@@ -158,15 +158,16 @@ def test_writing_to_a_process_that_is_gone_does_no_harm() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "sleep 1000 & sleep 1000",
-        "trap '' TERM; sleep 1000 & while :; do sleep 1; done",
-        "(trap '' TERM; sleep 1000; sleep 1000) & sleep 1000",
-        "sleep 1000 & exit 0",
+        "sleep 1000 & echo ready; sleep 1000",
+        "trap '' TERM; sleep 1000 & echo ready; while :; do sleep 1; done",
+        "(trap '' TERM; echo ready; sleep 1000; sleep 1000) & sleep 1000",
+        "sleep 1000 & echo ready; exit 0",
     ],
     ids=["a-child", "deaf", "a-deaf-child", "an-orphan"],
 )
 def test_after_a_timeout_the_whole_group_is_dead(text: str) -> None:
-    with Shell().start(script(f"echo ready; {text}")) as running:
+    # ready: what has to outlive the command, or be deaf, is there by then
+    with Shell().start(script(text)) as running:
         assert next(running.lines(timeout=60)).text == "ready"
         assert group(running.pid)
         with pytest.raises(TimeoutError):

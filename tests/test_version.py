@@ -30,6 +30,7 @@ def head(*lines: str) -> str:
         ("5.10.223", KernelVersion(5, 10, 223)),
         (" v6.12\n", KernelVersion(6, 12)),
         ("6.1.0-rc8", KernelVersion(6, 1, rc=8)),
+        ("7.3~rc7-1~exp1", KernelVersion(7, 3, rc=7)),  # Debian's package of v7.3-rc7
     ],
 )
 def test_versions_are_read(text: str, expected: KernelVersion) -> None:
@@ -102,6 +103,7 @@ def test_distributions_name_packages_after_the_series() -> None:
         (["VERSION = 7", "PATCHLEVEL = 2", "SUBLEVEL = 0", "EXTRAVERSION = -rc3"], "7.2-rc3"),
         (["VERSION = 5", "PATCHLEVEL = 10", "SUBLEVEL = 9", "EXTRAVERSION = -cip1"], "5.10.9-cip1"),
         (["VERSION=4", "PATCHLEVEL\t=\t19"], "4.19"),
+        (["VERSION = 4", "PATCHLEVEL = 19", "EXTRAVERSION = Word"], "4.19Word"),
     ],
 )
 def test_a_makefile_says_the_version(lines: list[str], expected: str) -> None:

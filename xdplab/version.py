@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import total_ordering
 
 from xdplab.errors import NotAVersion
 
-_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?(-rc(\d+))?([-+.~].*|)", re.ASCII)
+_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?([-~]rc(\d+))?([-+.~].*|)", re.ASCII)
 _ASSIGNED = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(.*?)\r?$", re.M)
 
 
@@ -25,7 +25,7 @@ class KernelVersion:
 
     @classmethod
     def parse(cls, text: str) -> KernelVersion:
-        """Read "v7.2-rc3", "6.1", "6.1.0-56-amd64"; raises NotAVersion."""
+        """Read "v7.2-rc3", "6.1", "6.1.0-56-amd64", a package's "7.3~rc7-1"; raises NotAVersion."""
         found = _VERSION.fullmatch(text.strip())
         if not found:
             raise NotAVersion(text)
@@ -38,7 +38,10 @@ class KernelVersion:
         fields = dict(reversed(_ASSIGNED.findall(text)))  # the first assignment counts
         try:
             number = f"{fields['VERSION']}.{fields['PATCHLEVEL']}.{fields.get('SUBLEVEL') or 0}"
-            return cls.parse(number + fields.get("EXTRAVERSION", ""))
+            extra = fields.get("EXTRAVERSION", "")
+            version = cls.parse(number + (extra if extra.startswith("-rc") else ""))
+            # what a vendor appends may be any words at all
+            return version if version.rc else replace(version, suffix=extra)
         except (KeyError, NotAVersion):
             return None
 
