@@ -29,6 +29,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 KERNELS = ("6.1", "5.10")
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 PATIENCE = 300.0  # seconds: a safety net, not an expectation
 CHECKOUT = (
     *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches"),
@@ -298,6 +300,31 @@ def make_fake_tree(path: Path) -> Path:
 def fake_tree(tmp_path: Path) -> Path:
     """A small tree of the user's own, not set up yet."""
     return make_fake_tree(tmp_path / "linux")
+
+
+def give_away(directory: Path) -> None:
+    """Let all of it belong to an ordinary user."""
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A directory that belongs to an ordinary user, who can read the checkout."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become an ordinary user")
+    home = Path(tempfile.mkdtemp())
+    try:
+        os.chown(home, 65534, 65534)
+        copy_checkout(home / "checkout")
+        works = [*NOBODY, sys.executable, "-c", "import invoke, xdplab.view"]
+        if subprocess.run(works, cwd=home / "checkout", check=False).returncode:
+            pytest.skip("an ordinary user can't read this checkout's .venv")
+        make_fake_tree(home / "linux")
+        give_away(home / "linux")
+        yield home
+    finally:
+        shutil.rmtree(home)
 
 
 # ---- real trees

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import (
+    NOBODY,
     PRIVATE,
     PROJECT,
+    SYSTEM,
     Invoke,
     Outcome,
     assert_refused,
@@ -27,8 +25,6 @@ from conftest import (
     wait_until,
 )
 
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 NOT_ADDRESSES = ("", "300.1.1.1", "::1", "localhost", " 1.2.3.4", "1.2.3", "1.2.3.4/8")
 
 
@@ -235,27 +231,6 @@ def test_a_source_without_its_tool(
     env = {"PATH": path_without(tmp_path / "bin", tool)}
     outcome = invoke("setup", "--source", source, "--remote", tarball, env=env)
     assert_refused(outcome, 69, tool, "scripts/bootstrap build")
-
-
-@pytest.fixture
-def nobody() -> Iterator[Path]:
-    """A directory that belongs to an ordinary user, who can read the checkout."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become an ordinary user")
-    home = Path(tempfile.mkdtemp())
-    try:
-        os.chown(home, 65534, 65534)
-        copy_checkout(home / "checkout")
-        works = [*NOBODY, sys.executable, "-c", "import invoke, xdplab.view"]
-        if subprocess.run(works, cwd=home / "checkout", check=False).returncode:
-            pytest.skip("an ordinary user can't read this checkout's .venv")
-        make_fake_tree(home / "linux")
-        for path in (home / "linux").rglob("*"):
-            os.chown(path, 65534, 65534)
-        os.chown(home / "linux", 65534, 65534)
-        yield home
-    finally:
-        shutil.rmtree(home)
 
 
 @pytest.mark.parametrize("sudo", ["absent", "not allowed"])

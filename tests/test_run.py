@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 from conftest import (
     KERNELS,
+    NOBODY,
     PATIENCE,
     PRIVATE,
     Background,
@@ -154,6 +156,35 @@ def test_the_claim_holds_on_the_host(
     assert outcome.code == 0, outcome.out + outcome.err
     assert len(HELD.findall(outcome.out)) == 5  # it is not seen without the filter
     assert host.programs() == []
+
+
+@pytest.fixture
+def with_sudo(tmp_path: Path) -> tuple[str | Path, ...]:
+    """The prefix of commands of an ordinary user whom sudo lets do everything."""
+    if not shutil.which("sudo"):
+        pytest.skip("there is no sudo")
+    rule = tmp_path / "sudoers"
+    rule.write_text("nobody ALL=(root) NOPASSWD: ALL\n")
+    script = 'mount --bind "$0" /etc/sudoers && exec "$@"'  # for this command alone
+    return ("unshare", "--mount", "sh", "-c", script, rule, *NOBODY)
+
+
+def test_only_the_binary_is_root(
+    program: Path, nobody: Path, with_sudo: tuple[str | Path, ...]
+) -> None:
+    invoke = Invoke(nobody / "workspace", cwd=nobody / "checkout")
+    env = {"HOME": str(nobody)}
+    assert invoke("build", "--tree", nobody / "linux", env=env, under=NOBODY).code == 0
+    (build,) = invoke.workspace.glob("builds/*/xdp_ip_filter")
+    for made in build.glob("xdp_ip_filter*"):  # a small tree's are no real ones
+        made.write_bytes((program.parent / made.name).read_bytes())
+    outcome = invoke("verify", "--tree", nobody / "linux", env=env, under=with_sudo)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert len(HELD.findall(outcome.out)) == 6
+    borrowed = [command for command in outcome.commands() if "sudo -n " in command]
+    assert any("xdp_ip_filter -i" in command for command in borrowed)
+    for command in borrowed:
+        assert "python" not in command or "setpriv --reuid=65534 " in command
 
 
 @pytest.mark.parametrize(
