@@ -22,6 +22,7 @@ from xdplab.sample import Sample
 
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
 SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
+COMPILERS = {"gcc": "the compiler of the user half", "clang": "the compiler of the kernel half"}
 WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace"}
 TUTORIAL = "xdp_ip_filter"
 
@@ -66,9 +67,10 @@ def setup(
         Path(tree) if tree is not None else None,
         remote,
     )
+    tools = lab.toolchain()
     with lab.view.stage("setup") as stage:
         found = obtaining.obtain(
-            wanted, lab.workspace, lab.shell, stage.report, stage.line, lab.view.say
+            wanted, lab.workspace, tools, lab.shell, stage.report, stage.line, lab.view.say
         )
     lab.view.tree(found)
 
@@ -99,6 +101,7 @@ def patch(
 @step(
     **TREE,
     **SAMPLE,
+    **COMPILERS,
     all_samples="build every sample of the tree, the post's way",
     trace="let the kernel half log each packet: forty times slower",
 )
@@ -107,17 +110,21 @@ def build(
     kernel: str | None = None,
     tree: str | None = None,
     sample: str = TUTORIAL,
+    gcc: str | None = None,
+    clang: str | None = None,
     all_samples: bool = False,
     trace: bool = False,
 ) -> None:
     """Step 4 to 7: patch the tree, and build the one pair by the tree's own rules."""
-    target, pair = lab.tree(kernel, tree), Sample.find(sample)
+    target, pair, tools = lab.tree(kernel, tree), Sample.find(sample), lab.toolchain(gcc, clang)
     with lab.view.stage(f"building {pair.name}", pair) as stage:
-        result = building.build(target, pair, lab.workspace, lab.shell, stage.line, trace=trace)
+        result = building.build(
+            target, pair, tools, lab.workspace, lab.shell, stage.line, trace=trace
+        )
     lab.view.built(result, dry=lab.shell.dry)
     if all_samples:
         with lab.view.stage("building all samples") as stage:
-            others = building.build_all_samples(target, lab.workspace, lab.shell, stage.line)
+            others = building.build_all_samples(target, tools, lab.workspace, lab.shell, stage.line)
         lab.view.all_built(others)
 
 

@@ -25,6 +25,8 @@ from conftest import (
     wait_until,
 )
 
+from xdplab.toolchain import installed
+
 NOT_ADDRESSES = ("", "300.1.1.1", "::1", "localhost", " 1.2.3.4", "1.2.3", "1.2.3.4/8")
 
 
@@ -213,7 +215,7 @@ def test_a_checkout_in_a_directory_with_a_space_works(
 def test_a_missing_tool_is_named_before_anything_is_done(
     invoke: Invoke, fake_tree: Path, tmp_path: Path, tool: str
 ) -> None:
-    path = path_without(tmp_path / "bin", tool)
+    path = path_without(tmp_path / "bin", tool, *installed(tool))
     for command in ("setup", "build"):
         outcome = invoke(command, "--tree", fake_tree, env={"PATH": path})
         assert_refused(outcome, 69, tool, "scripts/bootstrap build")

@@ -238,6 +238,27 @@ def test_an_object_without_a_program_is_no_build(
     built(invoke, tree)
 
 
+# ---- compilers, where a small tree will do
+
+
+def test_another_clang_makes_the_object_anew(
+    invoke: Invoke, fake_tree: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other/clang"
+    other.parent.mkdir()
+    other.write_text('#!/bin/sh\n[ "$1" != --version ] || echo other\nexec clang "$@"\n')
+    other.chmod(0o755)
+    made = fake_tree / "samples/bpf" / OBJECT
+    seen = []
+    for clang in ("clang", "clang", other, other):
+        directory = built(invoke, fake_tree, "--clang", clang)
+        seen.append(made.stat().st_mtime_ns)
+    assert seen[0] == seen[1] < seen[2] == seen[3]
+    facts = json.loads((directory / "build.json").read_text())
+    assert f"CLANG={other}" in facts["command"]
+    assert facts["compilers"]["clang"] == "other"
+
+
 # ---- the user's own files, where a small tree will do
 
 

@@ -18,6 +18,7 @@ from xdplab.files import read_json, require_space, write_json, write_whole
 from xdplab.kbuild import OnLine
 from xdplab.process import Finished, Line, Shell
 from xdplab.sample import COMPAT, Sample
+from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
 from xdplab.workspace import Workspace
 
@@ -60,29 +61,28 @@ class Build:
 
 
 def build(
-    tree: Tree, sample: Sample, workspace: Workspace, shell: Shell, on_line: OnLine,
-    *, trace: bool = False,
+    tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace, shell: Shell,
+    on_line: OnLine, *, trace: bool = False,
 ) -> Build:  # fmt: skip
     """Build the pair, as far as it isn't built yet; make decides what is stale.
 
     With `trace` the kernel half logs each packet.  Raises what patching and
     kbuild raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
     """
-    kbuild.require_tools()
     directory = workspace.build(tree.key, sample.name)
     log = directory / "build.log"
     with tree.locked(dry=shell.dry):
-        kbuild.prepare(tree, shell, on_line)
+        kbuild.prepare(tree, tools, shell, on_line)
         patching.apply(tree, patching.plan(tree, sample.name, shell), dry=shell.dry)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
             if not shell.dry:
                 require_space(directory, 50 * 2**20)
                 directory.mkdir(parents=True, exist_ok=True)
                 log.unlink(missing_ok=True)
-                place(tree, sample, trace=trace)
+                place(tree, sample, tools, trace=trace)
             started = time.monotonic()
             try:
-                finished = kbuild.make_sample(tree, sample, shell, on_line, log)
+                finished = kbuild.make_sample(tree, sample, tools, shell, on_line, log)
             except BaseException:
                 # make takes a half-made object for a finished one
                 (tree.samples / sample.object).unlink(missing_ok=True)
@@ -90,7 +90,8 @@ def build(
         if shell.dry:
             return Build(directory, {"sample": sample.name})
         _check(tree, sample, log)
-        return _keep(tree, sample, directory, finished, time.monotonic() - started, trace=trace)
+        seconds = time.monotonic() - started
+        return _keep(tree, sample, tools, directory, finished, seconds, trace=trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class AllSamples:
 
 
 def build_all_samples(
-    tree: Tree, workspace: Workspace, shell: Shell, on_line: OnLine
+    tree: Tree, tools: Toolchain, workspace: Workspace, shell: Shell, on_line: OnLine
 ) -> AllSamples:
     """Build the tree's own samples too, the post's way, with what that needs of the tree.
 
@@ -111,12 +112,12 @@ def build_all_samples(
     """
     log = workspace.build(tree.key, "all-samples") / "build.log"
     with tree.locked(dry=shell.dry):
-        kbuild.prepare(tree, shell, on_line, all_samples=True)
+        kbuild.prepare(tree, tools, shell, on_line, all_samples=True)
         if not shell.dry:
             log.parent.mkdir(parents=True, exist_ok=True)
             log.unlink(missing_ok=True)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
-            kbuild.make_all_samples(tree, shell, on_line, log)
+            kbuild.make_all_samples(tree, tools, shell, on_line, log)
     objects = sorted([*tree.samples.glob("*_kern.o"), *tree.samples.glob("*.bpf.o")])
     wrong = {path: _why_no_bpf(path) for path in objects}
     return AllSamples(
@@ -129,7 +130,7 @@ def build_all_samples(
 # ---- the pair in samples/bpf
 
 
-def place(tree: Tree, sample: Sample, *, trace: bool) -> None:
+def place(tree: Tree, sample: Sample, tools: Toolchain, *, trace: bool) -> None:
     """Put copies of the pair into samples/bpf, and remember that they are ours.
 
     A copy is only written if it differs, so that make sees what changed.
@@ -152,9 +153,10 @@ def place(tree: Tree, sample: Sample, *, trace: bool) -> None:
     for target in different:
         write_whole(target, texts[target])
     tree.remember(placed=placed | {target.name: _sha256(target) for target in different})
-    if tree.samples / COMPAT.name in different:
-        # the rule for BPF objects knows no header files
+    # the rule for BPF objects knows no header files, and no compiler but today's
+    if tree.samples / COMPAT.name in different or tree.recall("clang") != tools.clang:
         (tree.samples / sample.object).unlink(missing_ok=True)
+        tree.remember(clang=tools.clang)
 
 
 def _placed(tree: Tree) -> dict[str, str]:
@@ -244,8 +246,8 @@ def _why_no_bpf(path: Path) -> str:
 
 
 def _keep(
-    tree: Tree, sample: Sample, directory: Path, finished: Finished, seconds: float,
-    *, trace: bool,
+    tree: Tree, sample: Sample, tools: Toolchain, directory: Path, finished: Finished,
+    seconds: float, *, trace: bool,
 ) -> Build:  # fmt: skip
     """Copy the result out of the tree, and write build.json last."""
     files = {}
@@ -266,7 +268,7 @@ def _keep(
         "dialect": asdict(Dialect.of(tree)),
         "patches": [change.why for change in patching.recorded(tree)],
         "trace": trace,
-        "compilers": {tool: _version_of(tool) for tool in ("gcc", "clang")},
+        "compilers": {"gcc": tools.gcc, "clang": tools.clang},
         "command": list(finished.argv),
         "log": str(directory / "build.log"),
         "seconds": round(seconds, 3),
@@ -274,7 +276,3 @@ def _keep(
     }
     write_json(directory / _FACTS, facts)
     return Build(directory, facts)
-
-
-def _version_of(tool: str) -> str:
-    return Shell().ask([tool, "--version"]).text().partition("\n")[0]

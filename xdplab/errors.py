@@ -229,6 +229,16 @@ class FileInTheWay(InputError):
         )
 
 
+class NotACompiler(InputError):
+    """`--gcc` or `--clang` names no command that is one."""
+
+    def __init__(self, given: str, kind: str, present: Iterable[str]) -> None:
+        super().__init__(
+            f"{given!r} is no {kind} that can be run here",
+            f"--{kind} takes one of: {', '.join(present)}, or another's path",
+        )
+
+
 class NotATarball(InputError):
     """A tarball that can't be read as a kernel's."""
 
@@ -298,6 +308,17 @@ class MissingTools(CannotRun):
 
     def __init__(self, tools: Iterable[str], group: str) -> None:
         super().__init__(f"not found on PATH: {', '.join(tools)}", f"scripts/bootstrap {group}")
+
+
+class UnlikeTools(CannotRun):
+    """clang and the LLVM tools that read its output are of different releases."""
+
+    def __init__(self, clang: str, number: str, llc: str, other: str) -> None:
+        super().__init__(
+            f"{clang} is LLVM {number or 'of no known release'}, but {llc} is {other or 'not'}:"
+            " neither reads what the other writes",
+            f"install llvm-{number}, or choose a clang whose release is whole with --clang",
+        )
 
 
 class NeedsRoot(CannotRun):

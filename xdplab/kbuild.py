@@ -8,28 +8,23 @@ all from v5.4 on; see the kernel's Documentation/kbuild for the words.
 from __future__ import annotations
 
 import os
-import shutil
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xdplab import footprint
 from xdplab.dialect import Dialect
-from xdplab.errors import MakeFailed, MissingTools
+from xdplab.errors import MakeFailed
 from xdplab.files import require_space, write_whole
 from xdplab.process import Finished, Line, Shell
 from xdplab.sample import Sample
+from xdplab.toolchain import Toolchain
 from xdplab.tree import MAKEFILE, SAMPLES, Origin, Tree
 
 # What a sample needs of the configuration: without 64BIT an allnoconfig is a
 # 32-bit kernel, whose struct pt_regs the BPF headers can't use; without MODULES
 # make refuses M=.
 CONFIG = "CONFIG_64BIT=y\nCONFIG_MODULES=y\n"
-
-# Programs that make calls, from v4.19's libbpf to the newest tree's.
-TOOLS = (
-    *("make", "gcc", "g++", "ld", "flex", "bison", "bc", "perl", "python3"),
-    *("clang", "llc", "opt", "llvm-dis", "llvm-objcopy", "llvm-readelf"),
-)
 
 # A failed clang is hidden by the pipe into llc from v5.0 on: make goes on and
 # keeps an empty object.  With pipefail the rule fails, as it should.
@@ -43,14 +38,9 @@ _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 OnLine = Callable[[Line], None]
 
 
-def require_tools(tools: Sequence[str] = TOOLS) -> None:
-    """Raise MissingTools unless all of them are on PATH."""
-    missing = [tool for tool in tools if not shutil.which(tool)]
-    if missing:
-        raise MissingTools(missing, "build")
-
-
-def prepare(tree: Tree, shell: Shell, on_line: OnLine, *, all_samples: bool = False) -> bool:
+def prepare(
+    tree: Tree, tools: Toolchain, shell: Shell, on_line: OnLine, *, all_samples: bool = False
+) -> bool:
     """Configure the tree and make the headers and scripts that a build needs.
 
     A configuration of the user's own is used as it is.  Gives False if all was
@@ -59,7 +49,6 @@ def prepare(tree: Tree, shell: Shell, on_line: OnLine, *, all_samples: bool = Fa
     level = "all" if all_samples else "sample"
     if tree.recall("prepared") in (level, "all") and (tree.path / _LAST_MADE).exists():
         return False
-    require_tools()
     require_space(tree.path, 200 * 2**20)
     own = tree.recall("configured") or not (tree.path / ".config").exists()
     if all_samples and tree.origin is Origin.GIT:
@@ -68,10 +57,10 @@ def prepare(tree: Tree, shell: Shell, on_line: OnLine, *, all_samples: bool = Fa
     one, every = [["prepare0", "scripts"]], [["headers_install"], ["modules_prepare"]]
     with footprint.recorded(tree, "", log=tree.state(_PREPARE_LOG), dry=shell.dry):
         for step in _configure(tree, shell, all_samples) if own else []:
-            _make(tree, step, shell, on_line)
+            _make(tree, step, tools, shell, on_line)
             tree.remember(configured=True, dry=shell.dry)
         for step in every if all_samples else one:
-            _make(tree, step, shell, on_line)
+            _make(tree, step, tools, shell, on_line)
     tree.remember(prepared=level, dry=shell.dry)
     return True
 
@@ -85,7 +74,9 @@ def _configure(tree: Tree, shell: Shell, all_samples: bool) -> list[list[str]]:
     return [[f"KCONFIG_ALLCONFIG={fragment.relative_to(tree.path)}", "allnoconfig"]]
 
 
-def make_sample(tree: Tree, sample: Sample, shell: Shell, on_line: OnLine, log: Path) -> Finished:
+def make_sample(
+    tree: Tree, sample: Sample, tools: Toolchain, shell: Shell, on_line: OnLine, log: Path
+) -> Finished:
     """Build the one pair by the tree's own rules: its lists, narrowed on the command line.
 
     $(obj) is for make to fill in: "samples/bpf", or "." from v6.13 on.
@@ -95,24 +86,27 @@ def make_sample(tree: Tree, sample: Sample, shell: Shell, on_line: OnLine, log: 
         f"{dialect.programs}={sample.name}",
         f"{dialect.always}=$(obj)/{sample.name} $(obj)/{sample.object}",
     ]
-    return _make(tree, [f"M={SAMPLES}", *lists, *_PIPEFAIL], shell, on_line, log)
+    return _make(tree, [f"M={SAMPLES}", *lists, *_PIPEFAIL], tools, shell, on_line, log)
 
 
-def make_all_samples(tree: Tree, shell: Shell, on_line: OnLine, log: Path) -> Finished:
+def make_all_samples(
+    tree: Tree, tools: Toolchain, shell: Shell, on_line: OnLine, log: Path
+) -> Finished:
     """Build every sample, as the post does; where they need a vmlinux's BTF, the host's."""
     wants_btf = "VMLINUX_BTF" in (tree.path / MAKEFILE).read_text(errors="replace")
     btf = [f"VMLINUX_BTF={_VMLINUX_BTF}"] if wants_btf and _VMLINUX_BTF.exists() else []
-    return _make(tree, [f"M={SAMPLES}", *btf], shell, on_line, log)
+    return _make(tree, [f"M={SAMPLES}", *btf], tools, shell, on_line, log)
 
 
 def _make(
-    tree: Tree, arguments: Sequence[str], shell: Shell, on_line: OnLine, log: Path | None = None
-) -> Finished:
+    tree: Tree, arguments: Sequence[str], tools: Toolchain, shell: Shell, on_line: OnLine,
+    log: Path | None = None,
+) -> Finished:  # fmt: skip
     log = log or tree.state(_PREPARE_LOG)
     if not shell.dry:
         log.parent.mkdir(parents=True, exist_ok=True)
     finished = shell.run(
-        ["make", f"-j{os.cpu_count()}", *arguments],
+        ["make", f"-j{os.cpu_count()}", *arguments, *tools.variables],
         cwd=tree.path,
         env={"LC_ALL": "C.UTF-8"},
         log=log,
@@ -120,5 +114,6 @@ def _make(
         check=False,
     )
     if finished.code:
-        raise MakeFailed(f"make {arguments[-1] if len(arguments) < 3 else arguments[0]}", log)
+        targets = [word for word in arguments if "=" not in word]
+        raise MakeFailed(shlex.join(["make", *(targets or arguments[:1])]), log)
     return finished

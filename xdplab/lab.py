@@ -11,6 +11,7 @@ from xdplab.build import Build
 from xdplab.errors import NotBuiltYet
 from xdplab.process import Shell
 from xdplab.sample import Sample
+from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
 from xdplab.view import View
 from xdplab.workspace import Workspace
@@ -25,6 +26,8 @@ class Lab:
     view: View
     kernel: str  # the default of setup
     ip: str
+    gcc: str | None  # the compilers of who names none; None: the machine's own
+    clang: str | None
 
     @classmethod
     def of(cls, config: Any) -> Lab:
@@ -36,6 +39,14 @@ class Lab:
             view,
             str(config.kernel),
             str(config.ip),
+            config.get("gcc"),
+            config.get("clang"),
+        )
+
+    def toolchain(self, gcc: str | None = None, clang: str | None = None) -> Toolchain:
+        """The compilers that --gcc and --clang name, or else those of the settings."""
+        return Toolchain.find(
+            self.gcc if gcc is None else gcc, self.clang if clang is None else clang
         )
 
     def tree(self, kernel: str | None, path: str | None) -> Tree:

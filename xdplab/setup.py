@@ -14,6 +14,7 @@ from xdplab.files import locked
 from xdplab.kbuild import OnLine
 from xdplab.process import Shell
 from xdplab.sources import Report, distro, git, tarball
+from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
@@ -100,8 +101,9 @@ def trees(workspace: Workspace) -> list[Tree]:
 
 
 def obtain(
-    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, on_line: OnLine, tell: Tell
-) -> Tree | None:
+    wanted: Wanted, workspace: Workspace, tools: Toolchain, shell: Shell, report: Report,
+    on_line: OnLine, tell: Tell,
+) -> Tree | None:  # fmt: skip
     """Get the tree, make it ready to build, and make it the current one.
 
     `tell` hears of each thing that was done, and nothing if all was there.
@@ -116,7 +118,7 @@ def obtain(
         workspace.note_foreign_tree(tree.path)
         tell(f"{tree.path} is yours: what is written into it, invoke clean takes out again")
     with tree.locked(dry=shell.dry):
-        if kbuild.prepare(tree, shell, on_line):
+        if kbuild.prepare(tree, tools, shell, on_line):
             tell("configured it, and made the headers and scripts that a sample needs")
     if workspace.current_tree() != tree.path and not shell.dry:
         workspace.set_current_tree(tree.path)

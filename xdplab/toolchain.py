@@ -1,0 +1,110 @@
+"""The programs of a build: gcc for user space; clang, and the LLVM it came with, for BPF."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdplab.errors import MissingTools, NotACompiler, UnlikeTools
+from xdplab.process import Shell
+
+# What make calls beside the compilers, from v4.19's libbpf to the newest tree's.
+_MAKE = ("make", "g++", "ld", "flex", "bison", "bc", "perl", "python3")
+
+# What samples/bpf/Makefile calls its tools: from v5.10 on an object goes through
+# clang, opt, llvm-dis and llc, which only understand what their own release wrote.
+_LLVM = {
+    "CLANG": "clang",
+    "LLC": "llc",
+    "OPT": "opt",
+    "LLVM_DIS": "llvm-dis",
+    "LLVM_OBJCOPY": "llvm-objcopy",
+    "LLVM_READELF": "llvm-readelf",
+}
+_GCC = ("CC", "HOSTCC")  # the user half is built with HOSTCC up to v5.4, with CC since
+_NAME = re.compile(r"(?P<place>(?:[\w.+-]*/)*)(?:[\w+]+-)*?(?:gcc|clang)(?P<number>-[\d.]+)?", re.A)
+_VERSION = re.compile(r"version (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """Commands that are there, by the names that make has for them, and what they are."""
+
+    commands: dict[str, str]
+    gcc: str  # what `gcc --version` says of itself
+    clang: str
+
+    @classmethod
+    def find(cls, gcc: str | None = None, clang: str | None = None) -> Toolchain:
+        """The named compilers, or the machine's own; clang's tools are those of its release.
+
+        Where nothing is called "clang", the newest clang-N is taken.  Raises
+        NotACompiler, MissingTools (also for what make calls besides), and
+        UnlikeTools if the LLVM tools on PATH are of another release than clang.
+        """
+        missing = [tool for tool in _MAKE if not shutil.which(tool)]
+        if missing:
+            raise MissingTools(missing, "build")
+        gcc = _found(gcc, "gcc")
+        clang = _found(clang, "clang")
+        commands = dict.fromkeys(_GCC, gcc)
+        commands |= {variable: _beside(clang, tool) for variable, tool in _LLVM.items()}
+        said = {name: _says(commands[name]) for name in ("CC", "CLANG", "LLC")}
+        releases = [_VERSION.search(said[name]) for name in ("CLANG", "LLC")]
+        clangs, llcs = (match[1] if match else "" for match in releases)
+        if clangs != llcs:
+            raise UnlikeTools(clang, clangs, commands["LLC"], llcs)
+        first_lines = (said[name].strip().partition("\n")[0] for name in ("CC", "CLANG"))
+        return cls(commands, *first_lines)
+
+    @property
+    def variables(self) -> list[str]:
+        """What make has to be told: nothing about what is called as make expects."""
+        usual = dict.fromkeys(_GCC, "gcc") | _LLVM
+        return [f"{name}={tool}" for name, tool in self.commands.items() if tool != usual[name]]
+
+
+def installed(kind: str) -> list[str]:
+    """The numbered compilers of a kind on PATH, the newest first: ["clang-19", "clang-14"]."""
+    numbers = {
+        int(path.name.removeprefix(f"{kind}-"))
+        for directory in os.get_exec_path()
+        for path in Path(directory).glob(f"{kind}-[0-9]*")
+        if path.name.removeprefix(f"{kind}-").isdecimal()
+    }
+    return [f"{kind}-{number}" for number in sorted(numbers, reverse=True)]
+
+
+def _found(given: str | None, kind: str) -> str:
+    """The command of that name, or the machine's own of that kind."""
+    if given is None:
+        command = next(filter(shutil.which, [kind, *installed(kind)]), None)
+        if not command:
+            raise MissingTools([kind], "build")
+        return command
+    # make hands it to a shell
+    if not _NAME.fullmatch(given) or kind not in Path(given).name or not shutil.which(given):
+        raise NotACompiler(given, kind, [kind, *installed(kind)])
+    return given
+
+
+def _beside(clang: str, tool: str) -> str:
+    """The tool of clang's own release: under a name like clang's, or in the same directory."""
+    like = _NAME.fullmatch(clang)
+    place, number = (like["place"], like["number"] or "") if like else ("", "")
+    named = next(filter(shutil.which, [f"{place}{tool}{number}", f"{tool}{number}"]), None)
+    # Debian's clang-19 is a link into /usr/lib/llvm-19/bin, where all of LLVM 19 is
+    home = Path(shutil.which(clang) or clang).resolve().parent
+    sibling = shutil.which(str(home / tool))
+    if sibling and not (named and Path(str(shutil.which(named))).samefile(sibling)):
+        return sibling
+    if not named:
+        raise MissingTools([f"{tool}{number}"], "build")
+    return named
+
+
+def _says(command: str) -> str:
+    return Shell().ask([command, "--version"]).text()
