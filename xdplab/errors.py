@@ -162,7 +162,8 @@ class Denied(InputError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"no permission for {path}",
-            "a tree must be yours to be built in: copy it, or name another with --tree",
+            "a tree must be yours to be built in: copy it, or name another with --tree; and so"
+            " must the workspace: INVOKE_WORKSPACE=/some/path",
         )
 
 
@@ -183,6 +184,7 @@ class NotAKernelTree(InputError):
             f"{path} is not a kernel tree with BPF samples: it has no {', no '.join(missing)}",
             "name the top directory of a kernel tree with --tree, or get one: invoke setup",
         )
+        self.missing = missing
 
 
 class UnknownDialect(InputError):
@@ -240,12 +242,24 @@ class NotACompiler(InputError):
 
 
 class NotATarball(InputError):
-    """A tarball that can't be read as a kernel's."""
+    """A tarball that can't be read as a kernel's, or isn't the one that was published."""
 
     def __init__(self, given: str, why: str) -> None:
         super().__init__(
             f"{given} can't be used as a kernel tarball: {why}",
-            "name a linux-*.tar.xz (or .gz, .bz2, .zst): --source tarball --remote FILE-OR-URL",
+            "get it anew, or name another linux-*.tar.xz (or .gz, .bz2, .zst):"
+            " --source tarball --remote FILE-OR-URL",
+        )
+        self.why = why
+
+
+class NoKernelInIt(InputError):
+    """What a source gave is no kernel tree."""
+
+    def __init__(self, source: str, missing: Iterable[str]) -> None:
+        super().__init__(
+            f"{source} is not a kernel tree with BPF samples: it has no {', no '.join(missing)}",
+            "name another with --remote, or leave the choice to invoke setup --kernel VERSION",
         )
 
 
@@ -373,6 +387,16 @@ class Unreachable(CannotRun):
 
     def __init__(self, what: str, said: str, cure: str) -> None:
         super().__init__(f"{what} can't be reached: {said}", cure)
+
+
+class BadDownload(CannotRun):
+    """What a server sent is no tarball, or not the one that was published."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"what came from {url} can't be used: {why}",
+            "it was removed: the same command fetches it anew; --remote names another place",
+        )
 
 
 class NotToBeHad(CannotRun):

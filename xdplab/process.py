@@ -100,8 +100,13 @@ class Running:
                 if self._log:
                     self._log.close()
 
-    def lines(self, timeout: float | None = None) -> Iterator[Line]:
-        """Lines as they come, to the end; TimeoutError after `timeout` seconds in all."""
+    def lines(
+        self, timeout: float | None = None, idle: Callable[[], None] = lambda: None
+    ) -> Iterator[Line]:
+        """Lines as they come, to the end; TimeoutError after `timeout` seconds in all.
+
+        `idle` is called whenever nothing came for a second.
+        """
         deadline = time.monotonic() + timeout if timeout is not None else math.inf
         while True:
             try:
@@ -111,6 +116,7 @@ class Running:
             except queue.Empty:
                 if time.monotonic() >= deadline:
                     raise TimeoutError from None
+                idle()
                 continue
             if line is None:
                 self._lines.put(None)  # whoever asks again learns it too
@@ -202,10 +208,12 @@ class Shell:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         on_line: Callable[[Line], None] = lambda _: None,
+        idle: Callable[[], None] = lambda: None,
         check: bool = True,
     ) -> Finished:
         """Run a command that changes something to its end; only echo it in a dry run.
 
+        `on_line` hears each line, `idle` is called in every second without one.
         Raises CommandFailed if it returns an error and `check` is set.
         """
         if self.dry:
@@ -214,7 +222,7 @@ class Shell:
         with self.start(argv, cwd=cwd, env=env, log=log) as running:
             running.end_input()
             lines = []
-            for line in running.lines():
+            for line in running.lines(idle=idle):
                 lines.append(line)
                 on_line(line)
             finished = Finished(running.argv, running.wait(), tuple(lines))

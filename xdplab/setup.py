@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from xdplab import kbuild
-from xdplab.errors import InputError, LabError, NoTree, NotToBeHad, Unreachable
+from xdplab.errors import (
+    InputError,
+    LabError,
+    NoKernelInIt,
+    NotAKernelTree,
+    NoTree,
+    NotToBeHad,
+    Unreachable,
+)
 from xdplab.files import locked
 from xdplab.kbuild import OnLine
 from xdplab.process import Shell
-from xdplab.sources import Report, distro, git, tarball
+from xdplab.sources import Report, Tell, distro, git, tarball
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
-
-Tell = Callable[[str], None]
 
 
 class Source(StrEnum):
@@ -63,7 +68,7 @@ class Wanted:
     def name(self) -> str:
         """The directory for it in the workspace; a distribution has one tree of a series."""
         if not self.version:
-            return f"tarball-{Path(str(self.remote)).name}"
+            return f"tarball-{tarball.label(str(self.remote))}"
         series = self.source is Source.DISTRO
         return f"{self.source}-{self.version.series if series else self.version.tag}"
 
@@ -156,7 +161,7 @@ def _fetch_from(
         partial.parent.mkdir(parents=True, exist_ok=True)
     with locked(workspace.root / "locks" / wanted.name / "lock", dry=shell.dry):
         if not whole.exists():
-            _bring(wanted, partial, workspace, shell, report)
+            _bring(wanted, partial, workspace, shell, report, tell)
             if shell.dry:
                 return None
             _keep(wanted, partial, whole)
@@ -167,14 +172,14 @@ def _fetch_from(
 
 
 def _bring(
-    wanted: Wanted, partial: Path, workspace: Workspace, shell: Shell, report: Report
+    wanted: Wanted, partial: Path, workspace: Workspace, shell: Shell, report: Report, tell: Tell
 ) -> None:
     remote, version = wanted.remote, wanted.version
     if version is None:  # the tarball decides
-        tarball.fetch(str(remote), partial, workspace.downloads, shell, report)
+        tarball.fetch(str(remote), partial, workspace.downloads, shell, report, tell)
     elif wanted.source is Source.TARBALL:
         place = remote or tarball.default_url(version)
-        tarball.fetch(place, partial, workspace.downloads, shell, report)
+        tarball.fetch(place, partial, workspace.downloads, shell, report, tell)
     elif wanted.source is Source.GIT:
         git.fetch(version, remote or git.default_remote(version), partial, shell, report)
     else:
@@ -186,10 +191,12 @@ def _keep(wanted: Wanted, partial: Path, whole: Path) -> None:
     try:
         found = Tree.at(partial)
         _require(wanted, found)
-    except LabError:
+    except LabError as error:
         shutil.rmtree(partial)
+        if isinstance(error, NotAKernelTree):
+            raise NoKernelInIt(_source(wanted), error.missing) from error
         raise
-    replace(found, origin=Origin(wanted.source)).remember()
+    found.remember(origin=Origin(wanted.source))
     partial.rename(whole)
 
 
@@ -197,4 +204,8 @@ def _require(wanted: Wanted, tree: Tree) -> None:
     """Raise NotToBeHad if the source gave another version than was asked for."""
     if not wanted.satisfied_by(tree):
         asked = wanted.version.tag if wanted.version else "such version"
-        raise NotToBeHad(asked, wanted.remote or f"the {wanted.source}", [str(tree.version)])
+        raise NotToBeHad(asked, _source(wanted), [str(tree.version)])
+
+
+def _source(wanted: Wanted) -> str:
+    return wanted.remote or f"the {wanted.source}"

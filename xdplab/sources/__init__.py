@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+Tell = Callable[[str], None]  # hears of what was done, a sentence each
 
 
 class Report(Protocol):
