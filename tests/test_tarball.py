@@ -28,7 +28,7 @@ from conftest import (
     wait_until,
 )
 
-from xdplab.errors import BadDownload, LabError, NoSpace, NotATarball, Unreachable
+from xdplab.errors import BadDownload, LabError, MissingTools, NoSpace, NotATarball, Unreachable
 from xdplab.process import Shell
 from xdplab.sources import Report, integrity
 from xdplab.sources import tarball as source
@@ -846,6 +846,14 @@ def test_a_download_of_another_version(invoke: Invoke, site: Site, packed: Path)
     outcome = invoke("setup", "--kernel=6.1.7", "--source=tarball", "--remote", url)
     assert_refused(outcome, 69, url, "has no v6.1.7; it has 6.1", "--kernel")
     assert not list(invoke.workspace.glob("trees/*"))
+
+
+def test_a_tarball_whose_decompressor_is_missing(
+    tarball: Path, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path_without(tmp_path / "bin", "xz"))
+    error = refused(get, tarball, MissingTools)
+    assert "xz" in error.message
 
 
 # ---- where it goes

@@ -181,7 +181,8 @@ def _bring(
         place = remote or tarball.default_url(version)
         tarball.fetch(place, partial, workspace.downloads, shell, report, tell)
     elif wanted.source is Source.GIT:
-        git.fetch(version, remote or git.default_remote(version), partial, shell, report)
+        place = remote or git.default_remote(version)
+        git.fetch(version, place, partial, shell, report, tell)
     else:
         distro.fetch(version, partial, workspace.downloads, shell, report)
 

@@ -1,25 +1,29 @@
 """One version out of a git repository: no history, and only the files that a build reads.
 
-Three exchanges: the commit with its trees (`--depth=1 --filter=blob:none`), the
-blobs of the wanted paths in one batch, the checkout.  What is there after an
-interruption isn't fetched again.  See git-sparse-checkout(1), and partial-clone
-in git's technical documentation.
+First the commit with its trees (`--depth=1 --filter=blob:none`), then the blobs
+of the wanted paths in a few batches, then the checkout.  What an exchange brought
+isn't fetched again after an interruption; git keeps nothing of one that broke
+off.  See git-sparse-checkout(1), and partial-clone in git's technical
+documentation.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
 import shlex
 import shutil
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xdplab.errors import MissingTools, NotToBeHad, Unreachable
+from xdplab.errors import CommandFailed, MissingTools, NotToBeHad, Unreachable
 from xdplab.process import Shell, pasteable
-from xdplab.sources import Report
+from xdplab.sources import Report, Tell
 from xdplab.version import KernelVersion
 
 if TYPE_CHECKING:
@@ -75,10 +79,13 @@ PATHS = (
     "tools/testing/selftests/bpf/*.h",
     "usr/include/",
 )
+_CURE = "try again, name another with --remote, or take the distribution's: --source distro"
+
 _ARCH = {"x86_64": "x86", "i686": "x86", "aarch64": "arm64", "ppc64le": "powerpc", "s390x": "s390"}
 
-# A server that sends nothing for so long is gone.
-_PATIENCE = ("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30")
+_PATIENCE = 120.0  # seconds without a word of git's, whose remote is gone then
+
+_BATCH = 500  # files: what is lost at worst when the remote hangs up
 
 
 def default_remote(version: KernelVersion) -> str:
@@ -86,11 +93,14 @@ def default_remote(version: KernelVersion) -> str:
     return STABLE if version.patch else MAINLINE
 
 
-def fetch(version: KernelVersion, remote: str, path: Path, shell: Shell, report: Report) -> None:
+def fetch(
+    version: KernelVersion, remote: str, path: Path, shell: Shell, report: Report, tell: Tell
+) -> None:
     """Make `path` a sparse checkout of the version's tag.
 
-    Raises Unreachable, and NotToBeHad with the nearest tags if there is no such
-    tag.  Can be interrupted at any moment and called again.
+    `tell` hears of a server that sent more than it was asked for.  Raises
+    Unreachable, and NotToBeHad with the nearest tags if there is no such tag.
+    Can be interrupted at any moment and called again.
     """
     if not shutil.which("git"):
         raise MissingTools(["git"], "build")
@@ -105,13 +115,16 @@ def fetch(version: KernelVersion, remote: str, path: Path, shell: Shell, report:
     try:
         _set_up(repo, remote)
         if not _has(repo, version.tag):
-            _fetch_commit(repo, version, remote, shell, report)
-        _fetch_blobs(repo, version.tag, shell, report)
-        _check_out(repo, version.tag, shell, report)
+            _fetch_commit(repo, version, remote, shell, report, tell)
+        _fetch_blobs(repo, version.tag, remote, shell, report)
+        _check_out(repo, version.tag, remote, shell, report)
     except (Unreachable, NotToBeHad):
         if not _has(repo, version.tag):
             shutil.rmtree(path)  # nothing has arrived that could be gone on with
         raise
+    except git.GitCommandError as error:
+        code = error.status if isinstance(error.status, int) else -1
+        raise CommandFailed(pasteable(error.command), code, str(error.stderr)) from error
     finally:
         repo.close()
 
@@ -152,62 +165,73 @@ def _has(repo: Repo, tag: str) -> bool:
 
 
 def _fetch_commit(
-    repo: Repo, version: KernelVersion, remote: str, shell: Shell, report: Report
+    repo: Repo, version: KernelVersion, remote: str, shell: Shell, report: Report, tell: Tell
 ) -> None:
     reference = f"refs/tags/{version.tag}"
+    exchange = ["fetch", "--progress", "--depth=1", "--no-tags", "--filter=blob:none"]
+    exchange += ["origin", f"{reference}:{reference}"]
     try:
-        exchange = ["fetch", "--progress", "--depth=1", "--no-tags", "--filter=blob:none"]
-        exchange += ["origin", f"{reference}:{reference}"]
-        _run(repo, exchange, shell, report, "commit and trees")
+        said = _run(repo, exchange, shell, report, "commit and trees")
+        if any("filtering not recognized by server" in line for line in said):
+            tell(
+                f"{remote} knows no partial clones: it sent all files, not only what a build reads"
+            )
     except _GitFailed as error:
         if "couldn't find remote ref" in error.said:
-            raise NotToBeHad(version.tag, remote, _nearest(repo, version)) from error
-        raise Unreachable(
-            remote, error.said,
-            "name another with --remote, or take the distribution's package: --source distro",
-        ) from error  # fmt: skip
+            nearest = _nearest(repo, version, remote, shell, report)
+            raise NotToBeHad(version.tag, remote, nearest) from error
+        raise Unreachable(remote, error.said, _CURE) from error
 
 
-def _nearest(repo: Repo, version: KernelVersion, count: int = 5) -> list[str]:
+def _nearest(
+    repo: Repo, version: KernelVersion, remote: str, shell: Shell, report: Report, count: int = 5
+) -> list[str]:
     """The tags of the remote closest to a version that isn't there."""
-    listing = str(repo.git.ls_remote("--tags", "--refs", "origin"))
-    tags = re.findall(r"refs/tags/(v[\d.]+(?:-rc\d+)?)$", listing, re.MULTILINE)
-    known = sorted(tags, key=KernelVersion.parse)
+    try:
+        listing = _run(repo, ["ls-remote", "--tags", "--refs", "origin"], shell, report, "tags")
+    except _GitFailed as error:
+        raise Unreachable(remote, error.said, _CURE) from error
+    found = (re.search(r"refs/tags/(v[\d.]+(?:-rc\d+)?)$", line) for line in listing)
+    known = sorted((match[1] for match in found if match), key=KernelVersion.parse)
     above = sum(1 for tag in known if KernelVersion.parse(tag) < version)
     start = max(0, min(above - count // 2, len(known) - count))
     return known[start : start + count]
 
 
-def _fetch_blobs(repo: Repo, tag: str, shell: Shell, report: Report) -> None:
-    """Fetch the wanted files' contents in one batch, with progress.
+def _fetch_blobs(repo: Repo, tag: str, remote: str, shell: Shell, report: Report) -> None:
+    """Fetch the wanted files' contents, batch by batch, with progress.
 
     A checkout would fetch them too, but shows no progress over a pipe.  git
-    asks for none that is there already.
+    asks for none of a batch that is there already.
     """
     wanted = re.compile(_regex())
     listing = repo.git.ls_tree("-r", "-z", tag).split("\0")
     entries = (line.split("\t", 1) for line in listing if line)
     blobs = sorted({entry.split()[2] for entry, name in entries if wanted.fullmatch(name)})
-    batch = Path(repo.git_dir) / "wanted-objects"
-    batch.write_text("".join(f"{blob}\n" for blob in blobs))
-    try:
-        _run(repo, ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--progress", "--no-tags",
-                    "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none",
-                    "--stdin", "origin"], shell, report, f"{len(blobs)} files", batch)  # fmt: skip
-    except _GitFailed as error:
-        raise Unreachable(
-            "the remote", error.said, "do it again: what has arrived is kept"
-        ) from error
+    for first in range(0, len(blobs), _BATCH):
+        some = blobs[first : first + _BATCH]
+        batch = Path(repo.git_dir) / f"wanted-from-{first + 1}"
+        batch.write_text("".join(f"{blob}\n" for blob in some))
+        what = f"files {first + 1} to {first + len(some)} of {len(blobs)}"
+        _go_on(repo, ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--progress", "--no-tags",
+                      "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none",
+                      "--stdin", "origin"], remote, shell, report, what, batch)  # fmt: skip
 
 
-def _check_out(repo: Repo, tag: str, shell: Shell, report: Report) -> None:
+def _check_out(repo: Repo, tag: str, remote: str, shell: Shell, report: Report) -> None:
+    checkout = ["checkout", "--progress", "--force", "--detach", tag]
+    _go_on(repo, checkout, remote, shell, report, "checkout")
+
+
+def _go_on(
+    repo: Repo, arguments: Sequence[str], remote: str, shell: Shell, report: Report, what: str,
+    given: Path | None = None,
+) -> None:  # fmt: skip
+    """Run git once the commit is there; raises Unreachable."""
     try:
-        _run(repo, ["checkout", "--progress", "--force", "--detach", tag], shell, report,
-             "checkout")  # fmt: skip
+        _run(repo, arguments, shell, report, what, given)
     except _GitFailed as error:
-        raise Unreachable(
-            "the remote", error.said, "do it again: what has arrived is kept"
-        ) from error
+        raise Unreachable(remote, error.said, "do it again: what has arrived is kept") from error
 
 
 # ---- git through GitPython
@@ -226,16 +250,34 @@ def _run(
     report: Report,
     what: str,
     given: Path | None = None,
-) -> None:
-    """Run git, tell of its progress, raise _GitFailed with its last words."""
+) -> list[str]:
+    """Run git, tell of its progress; gives all that it said.
+
+    Raises _GitFailed with its words on what went wrong, also after _PATIENCE.
+    """
     import git
     from git.cmd import handle_process_output
 
-    argv = ["git", *_PATIENCE, *arguments]
+    argv = ["git", *arguments]
     directory = Path(repo.working_dir)
     redirection = f" < {shlex.quote(str(given))}" if given else ""
     shell.echo(pasteable(argv, directory) + redirection)
-    listener = _progress(what, report)
+    follow = _progress(what, report).new_message_handler()
+    said: list[str] = []
+    last = time.monotonic()
+
+    def hear(line: str) -> None:
+        nonlocal last
+        last = time.monotonic()
+        said.append(line.rstrip())
+        follow(line)
+
+    def wait_for(reading: threading.Thread) -> None:
+        while reading.is_alive():
+            reading.join(1.0)
+            if time.monotonic() - last > _PATIENCE:
+                raise _GitFailed(f"nothing came for {_PATIENCE:.0f} seconds")
+
     with (given or Path(os.devnull)).open("rb") as stdin:
         process = repo.git.execute(
             argv,
@@ -245,16 +287,24 @@ def _run(
             universal_newlines=True,  # git draws its progress with carriage returns
         )
         try:
-            handle_process_output(
-                process, None, listener.new_message_handler(), None, decode_streams=False
+            reading = threading.Thread(
+                target=handle_process_output, args=(process, hear, hear, None, False), daemon=True
             )
+            reading.start()
+            wait_for(reading)
             process.wait()
         except git.GitCommandError as error:
-            said = "; ".join(listener.error_lines) or str(error.stderr).strip().strip("'")
-            raise _GitFailed(said) from error
+            raise _GitFailed(_complaint(said) or f"git ended with {error.status}") from error
         except BaseException:
             process.terminate()
             raise
+    return said
+
+
+def _complaint(said: Sequence[str]) -> str:
+    """What git says went wrong: from the first fault to the end of the paragraph."""
+    faults = itertools.dropwhile(lambda line: not line.startswith(("error:", "fatal:")), said)
+    return "; ".join(itertools.takewhile(bool, faults))
 
 
 def _progress(what: str, report: Report) -> RemoteProgress:

@@ -65,6 +65,13 @@ def check(tarball: Path, shell: Shell) -> str:
     return "; ".join([*said, *([_KEYS] if any(_NO_KEY in one for one in said) else [])])
 
 
+def require_decompressor(tarball: Path) -> None:
+    """Raise MissingTools without the tool that tar would call, and blame the tarball for."""
+    tool = DECOMPRESSORS.get(tarball.suffix)
+    if tool and not shutil.which(tool):
+        raise MissingTools([tool], "build")
+
+
 def _beside(tarball: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     for name in names(tarball.name, patterns):
         path = tarball.with_name(name)
@@ -122,9 +129,8 @@ def _gpg(options: Argv, shell: Shell, of_uncompressed: Path | None = None) -> Fi
     # with its options it would make the directory
     argv: Argv = ["gpg", "--batch", *([] if home.exists() else ["--no-options"]), *options]
     if of_uncompressed:
+        require_decompressor(of_uncompressed)
         tool = DECOMPRESSORS[of_uncompressed.suffix]
-        if not shutil.which(tool):
-            raise MissingTools([tool], "build")
         source = shlex.join([tool, "--decompress", "--stdout", str(of_uncompressed)])
         argv = ["sh", "-c", f"{source} | {shlex.join(map(str, argv))}"]
     return shell.ask(argv)

@@ -194,7 +194,7 @@ def _failed(url: str, directory: Path, finished: Finished) -> Unreachable | NoSp
 def unpack(tarball: Path, path: Path, shell: Shell) -> None:
     """Make `path` the one directory that the tarball has at its top.
 
-    Raises NotATarball, NoSpace.
+    Raises NotATarball, NoSpace, MissingTools.
     """
     scratch = path.with_name(f"{path.name}.unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -212,6 +212,7 @@ def unpack(tarball: Path, path: Path, shell: Shell) -> None:
 
 def _untar(tarball: Path, scratch: Path, shell: Shell) -> None:
     """Run tar, which lets nothing out of the directory; without the state of another's harness."""
+    integrity.require_decompressor(tarball)
     argv: Argv = [
         *("tar", "--extract", "--no-same-owner", f"--exclude=*/{STATE}"),
         *("--file", tarball, "--directory", scratch),
