@@ -342,6 +342,19 @@ def test_a_file_url(packed: Path, get: Get) -> None:
     refused(get, f"file://{packed}.absent", Unreachable)
 
 
+@pytest.mark.parametrize("end", ["", "..", "%2e%2e", "a%00b", "a%2Fb", "a?b=c", "a" * 300])
+def test_a_url_that_ends_in_no_fit_name(site: Site, packed: Path, get: Get, end: str) -> None:
+    url = site.put(end, packed.read_bytes())
+    site.files["/"] = packed.read_bytes()  # where curl ends with ".."
+    assert (get(url).tree / "Kbuild").exists()
+
+
+def test_what_is_no_url(invoke: Invoke) -> None:
+    outcome = invoke("setup", "--source=tarball", "--remote=http://[::1/linux.tar.xz")
+    assert_refused(outcome, 2, "http://[::1/linux.tar.xz", "it is no URL")
+    assert not outcome.commands()
+
+
 def test_an_ftp_url(ftp: Callable[[bytes], str], packed: Path, get: Get, tmp_path: Path) -> None:
     url = ftp(packed.read_bytes())
     assert (get(url).tree / "Kbuild").exists()
@@ -433,7 +446,7 @@ def test_a_checksum_that_does_not_fit(tarball: Path, get: Get, tmp_path: Path, b
     tarball.with_name(beside).write_text(f"{'5' * 64}  {NAME}\n")
     before = contents(tarball.parent)
     error = refused(get, tarball, NotATarball)
-    for word in (str(tarball), sha256(tarball), "5" * 64, str(tarball.with_name(beside))):
+    for word in (str(tarball), sha256(tarball), "5" * 64, f"{beside} beside it"):
         assert word in error.message
     assert (trees(tmp_path), contents(tarball.parent)) == ([], before)
 
@@ -600,7 +613,7 @@ def test_a_signature_of_something_else_refuses(
     tarball.with_name(signed).write_bytes(maker.sign(b"something else"))
     before = contents(tarball.parent)
     error = refused(get, tarball, NotATarball)
-    assert f"{tarball.with_name(signed)} holds a bad signature by A Maker" in error.message
+    assert f"{signed} beside it holds a bad signature by A Maker" in error.message
     assert (trees(tmp_path), contents(tarball.parent)) == ([], before)
 
 
@@ -694,7 +707,7 @@ def test_a_signed_list_that_somebody_changed(
     changed = listing.replace(b"5" * 64, sha256(tarball).encode())
     tarball.with_name("sha256sums.asc").write_bytes(changed)
     error = refused(get, tarball, NotATarball)
-    assert "sha256sums.asc holds a bad signature by A Maker" in error.message
+    assert "sha256sums.asc beside it holds a bad signature by A Maker" in error.message
 
 
 def test_what_stands_around_the_signed_text_counts_for_nothing(

@@ -85,7 +85,7 @@ _ARCH = {"x86_64": "x86", "i686": "x86", "aarch64": "arm64", "ppc64le": "powerpc
 
 _PATIENCE = 120.0  # seconds without a word of git's, whose remote is gone then
 
-_BATCH = 500  # files: what is lost at worst when the remote hangs up
+_BATCH = 2000  # files: what is lost at worst when the remote hangs up
 
 
 def default_remote(version: KernelVersion) -> str:

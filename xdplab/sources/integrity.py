@@ -88,7 +88,8 @@ def _check_sum(tarball: Path, listing: Path, shell: Shell) -> str:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found not in published:
         said = " or ".join(sorted(published))
-        raise NotATarball(str(tarball), f"its SHA-256 is {found}, and {listing} says {said}")
+        why = f"its SHA-256 is {found}, and {listing.name} beside it says {said}"
+        raise NotATarball(str(tarball), why)
     return f"its SHA-256 is that of {listing.name}{signature}"
 
 
@@ -142,7 +143,8 @@ def _verdict(status: str, tarball: Path, signature: Path) -> str:
     words = [(word, f"{who}, {key}") for word, key, who in lines]
     for word, who in words:
         if word in _BAD:
-            raise NotATarball(str(tarball), f"{signature} {_BAD[word].format(who=who)}")
+            why = f"{signature.name} beside it {_BAD[word].format(who=who)}"
+            raise NotATarball(str(tarball), why)
     for word, who in words:
         if word in _GOOD:
             return _GOOD[word].format(who=who)

@@ -53,9 +53,15 @@ def _file(place: str) -> Path:
 
 
 def _name(place: str) -> str:
-    """The file's name at the end of a path or a URL."""
-    path = unquote(urlsplit(place).path) if "://" in place else place
-    return Path(path).name or "tarball"
+    """The file's name at the end of a path or a URL, fit to be one; raises NotATarball."""
+    if "://" not in place:
+        return Path(place).name
+    try:
+        path = unquote(urlsplit(place).path)
+    except ValueError as error:
+        raise NotATarball(place, f"it is no URL: {error}") from error
+    name = re.sub(r"[\x00-\x1f]", "-", Path(path).name)[-100:]
+    return name if name.strip(".") else "tarball"
 
 
 def fetch(
@@ -80,7 +86,8 @@ def fetch(
             tarball = _download(place, directory, shell, report)
             _unpack_checked(tarball, path, shell, report, tell)
         except NotATarball as error:
-            shutil.rmtree(directory)
+            if not shell.dry:
+                shutil.rmtree(directory)
             raise BadDownload(place, error.why) from error
 
 
