@@ -2,6 +2,7 @@
 
 import platform
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -321,6 +322,52 @@ def test_an_option_is_no_remote(tmp_path: Path) -> None:
     for remote in (f"--upload-pack=touch {made}", f"--upload-pack=touch {made}; x:y"):
         with pytest.raises(LabError):
             fetch(remote, tmp_path / "tree")
+    assert not made.exists()
+
+
+# ---- tags
+
+
+def test_tags_are_read_from_a_remote_without_fetching_it(remote: Path) -> None:
+    echoed: list[str] = []
+    found = source.tags(f"file://{remote}", Shell(echoed.append))
+    assert sorted(version.tag for version in found) == sorted(TAGS)
+    assert [" ls-remote " in command for command in echoed] == [True]
+
+
+def test_only_tags_that_can_be_asked_for_count(plain_remote: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--mirror", str(plain_remote), "vendor")
+    for tag in ("v6.1.0", "v06.1", "v6.1.1.1", "v6.1-vendor", "vendor/v6.3", "release-7"):
+        git(tmp_path / "vendor", "tag", tag, "v6.1")
+    git(tmp_path / "vendor", "branch", "v6.9", "v6.1")
+    found = source.tags(str(tmp_path / "vendor"), Shell())
+    assert sorted(version.tag for version in found) == sorted(TAGS)
+
+
+def test_tags_are_read_in_a_dry_run_too(remote: Path) -> None:
+    assert source.tags(f"file://{remote}", Shell(dry=True))
+
+
+def test_a_remote_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(Unreachable, match="no answer"):
+            source.tags(f"git://127.0.0.1:{port}/linux.git", Shell())
+
+
+def test_a_remote_that_is_no_repository_says_so_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable) as unreachable:
+        source.tags(str(tmp_path), Shell())
+    assert str(tmp_path) in unreachable.value.message
+    assert "\n" not in unreachable.value.message
+
+
+def test_reading_tags_runs_no_command_of_the_remotes_choice(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    for remote in (f"ext::sh -c touch% {made}", f"--upload-pack=touch {made}; x:y"):
+        with pytest.raises(Unreachable):
+            source.tags(remote, Shell())
     assert not made.exists()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support import ERAS, TREES
 
 from xdplab.errors import NotAVersion
-from xdplab.version import KernelVersion
+from xdplab.version import KernelVersion, nearest
 
 IN_ORDER = ("v4.19", "4.19.71", "v5.10-rc1", "v5.10-rc2", "v5.10-rc11", "5.10", "5.10.1", "6.1")
 
@@ -90,6 +90,44 @@ def test_the_suffix_has_no_part_in_the_order(version: KernelVersion, suffix: str
 
 def test_a_version_equals_no_other_thing() -> None:
     assert KernelVersion(6, 1) != "6.1"
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "covered"),
+    [
+        ("6.12", "6.12.95", True),
+        ("6.12", "6.12", True),
+        ("6.12", "6.12-rc3", False),  # a candidate is had by who names it
+        ("6.12", "6.1.12", False),
+        ("6.12-rc3", "6.12-rc3", True),
+        ("6.12-rc3", "6.12-rc4", False),
+        ("6.12-rc3", "6.12", False),
+        ("6.12.95", "6.12.95-cip1", True),
+        ("6.12.95", "6.12.96", False),
+        ("6.12.95", "6.12", False),
+    ],
+)
+def test_a_series_covers_its_releases_and_a_number_itself(
+    asked: str, given: str, covered: bool
+) -> None:
+    assert KernelVersion.parse(asked).covers(KernelVersion.parse(given)) is covered
+
+
+@given(versions, st.lists(versions), st.integers(1, 9))
+def test_the_nearest_are_the_closest_on_either_side(
+    version: KernelVersion, known: list[KernelVersion], count: int
+) -> None:
+    line = sorted(set(known))
+    near = nearest(version, known, count)
+    assert len(near) == min(count, len(line))
+    start = line.index(near[0]) if near else 0
+    assert near == line[start : start + count]
+    below = [one for one in near if one < version]
+    left_out_below = [one for one in line if one < version and one not in near]
+    left_out_above = [one for one in line if one > version and one not in near]
+    # nothing is left out on a side of which less than half is shown
+    assert not left_out_below or len(below) >= count // 2
+    assert not left_out_above or len(near) - len(below) >= count - count // 2
 
 
 def test_distributions_name_packages_after_the_series() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import total_ordering
 
@@ -56,6 +57,17 @@ class KernelVersion:
         patch = f".{self.patch}" if self.patch else ""
         return f"v{self.series}{patch}{f'-rc{self.rc}' if self.rc else ''}"
 
+    @property
+    def exact(self) -> bool:
+        """Whether it names one kernel; "6.1" is any release of that series."""
+        return bool(self.patch or self.rc)
+
+    def covers(self, other: KernelVersion) -> bool:
+        """Whether `other` will do for who asks for this; a candidate only if it is named."""
+        if self.exact:
+            return other == self
+        return other.series == self.series and not other.rc
+
     def __str__(self) -> str:
         return f"{self.tag[1:]}{self.suffix}"
 
@@ -70,3 +82,13 @@ class KernelVersion:
 
     def __hash__(self) -> int:
         return hash(self._order())
+
+
+def nearest(
+    version: KernelVersion, known: Iterable[KernelVersion], count: int = 5
+) -> list[KernelVersion]:
+    """Of the known versions those closest to one that isn't among them, in their order."""
+    line = sorted(set(known))
+    below = sum(1 for one in line if one < version)
+    start = max(0, min(below - count // 2, len(line) - count))
+    return line[start : start + count]

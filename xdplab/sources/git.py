@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from xdplab.errors import CommandFailed, MissingTools, NotToBeHad, Unreachable
 from xdplab.process import Shell, pasteable
 from xdplab.sources import Report, Tell
-from xdplab.version import KernelVersion
+from xdplab.version import KernelVersion, nearest
 
 if TYPE_CHECKING:
     from git import RemoteProgress, Repo
@@ -84,8 +84,12 @@ _CURE = "try again, name another with --remote, or take the distribution's: --so
 _ARCH = {"x86_64": "x86", "i686": "x86", "aarch64": "arm64", "ppc64le": "powerpc", "s390x": "s390"}
 
 _PATIENCE = 120.0  # seconds without a word of git's, whose remote is gone then
+_ANSWER = 20.0  # seconds for a list of tags
 
 _BATCH = 2000  # files: what is lost at worst when the remote hangs up
+
+_ENV = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+_TAG = re.compile(r"\trefs/tags/(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)$", re.ASCII)
 
 
 def default_remote(version: KernelVersion) -> str:
@@ -140,12 +144,11 @@ def _set_up(repo: Repo, remote: str) -> None:
     """What `git clone --filter --sparse` writes into the configuration."""
     from git.exc import UnsafeProtocolError
 
-    url = remote if "://" in remote or ":" in remote else str(Path(remote).absolute())
     try:
         if "origin" in repo.remotes:
-            repo.remotes.origin.set_url(url)
+            repo.remotes.origin.set_url(_url(remote))
         else:
-            repo.create_remote("origin", url)
+            repo.create_remote("origin", _url(remote))
     except UnsafeProtocolError as error:
         raise Unreachable(remote, "it would run a command here", "name another") from error
     with repo.config_writer() as config:
@@ -158,6 +161,11 @@ def _set_up(repo: Repo, remote: str) -> None:
         config.set_value("gc", "auto", 0)
     patterns = Path(repo.git_dir) / "info" / "sparse-checkout"
     patterns.write_text("".join(f"{_sparse_pattern(row)}\n" for row in _paths()))
+
+
+def _url(remote: str) -> str:
+    """The remote as git takes it from any directory."""
+    return remote if ":" in remote else str(Path(remote).absolute())
 
 
 def _has(repo: Repo, tag: str) -> bool:
@@ -178,24 +186,30 @@ def _fetch_commit(
             )
     except _GitFailed as error:
         if "couldn't find remote ref" in error.said:
-            nearest = _nearest(repo, version, remote, shell, report)
-            raise NotToBeHad(version.tag, remote, nearest) from error
+            close = [one.tag for one in nearest(version, tags(remote, shell))]
+            raise NotToBeHad(version.tag, remote, close) from error
         raise Unreachable(remote, error.said, _CURE) from error
 
 
-def _nearest(
-    repo: Repo, version: KernelVersion, remote: str, shell: Shell, report: Report, count: int = 5
-) -> list[str]:
-    """The tags of the remote closest to a version that isn't there."""
-    try:
-        listing = _run(repo, ["ls-remote", "--tags", "--refs", "origin"], shell, report, "tags")
-    except _GitFailed as error:
-        raise Unreachable(remote, error.said, _CURE) from error
-    found = (re.search(r"refs/tags/(v[\d.]+(?:-rc\d+)?)$", line) for line in listing)
-    known = sorted((match[1] for match in found if match), key=KernelVersion.parse)
-    above = sum(1 for tag in known if KernelVersion.parse(tag) < version)
-    start = max(0, min(above - count // 2, len(known) - count))
-    return known[start : start + count]
+def tags(remote: str, shell: Shell) -> list[KernelVersion]:
+    """The versions that a repository has tags of; raises Unreachable.
+
+    Tags of other things than kernels, and of forks' own versions, are left out.
+    """
+    argv = ["git", "ls-remote", "--tags", "--refs", "--", _url(remote)]
+    # it only reads: in a dry run too
+    with Shell(shell.echo).start(argv, env=_ENV) as running:
+        running.end_input()
+        try:
+            lines = list(running.lines(_ANSWER))
+        except TimeoutError:
+            raise Unreachable(remote, f"no answer for {_ANSWER:.0f} seconds", _CURE) from None
+        if running.wait():
+            said = _complaint([line.text for line in lines if line.stream == "err"])
+            raise Unreachable(remote, said or "git gives no reason", _CURE)
+    found = (_TAG.search(line.text) for line in lines)
+    versions = ((tag[1], KernelVersion.parse(tag[1])) for tag in found if tag)
+    return [version for name, version in versions if version.tag == name]
 
 
 def _fetch_blobs(repo: Repo, tag: str, remote: str, shell: Shell, report: Report) -> None:
@@ -283,7 +297,7 @@ def _run(
             argv,
             as_process=True,
             istream=stdin,
-            env={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            env=_ENV,
             universal_newlines=True,  # git draws its progress with carriage returns
         )
         try:
