@@ -138,7 +138,7 @@ def test_a_release_that_the_distribution_has_no_longer(
 ) -> None:
     fetched("6.1")  # or why not
     outcome = invoke("setup", "--kernel=6.1.1", "--source=distro")
-    assert_refused(outcome, 69, "the distribution has no v6.1.1; it has v6.1.", "--kernel")
+    assert_refused(outcome, 69, "the distribution has no v6.1.1; it has v", ", v6.1.", "--kernel")
     assert not any("download" in command for command in outcome.commands())
 
 

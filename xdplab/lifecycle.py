@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xdplab import footprint, netlink, patching, setup, testbed
-from xdplab.errors import InputError, NoSuchInterface, NothingRuns, NotOurs, StillAttached
+from xdplab.errors import NoSuchInterface, NothingRuns, NotOurs, StillAttached
 from xdplab.netlink import IP_LINK_WORDS, Attached
 from xdplab.process import Shell
 from xdplab.testbed import Bench
@@ -169,7 +169,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
         if one.record:
             done += detach(one.attached.dev, workspace, shell)
     done += end_private(workspace, shell)
-    for tree in [*_foreign(workspace), *([] if trees else setup.trees(workspace))]:
+    for tree in [*setup.foreign(workspace), *([] if trees else setup.trees(workspace))]:
         with tree.locked(dry=shell.dry):
             if shell.dry:
                 shell.echo(f"invoke patch --revert --tree {tree.path}")
@@ -198,12 +198,3 @@ def _as_found(tree: Tree) -> list[str]:
     done += [f"left {tree.path / name}: somebody wrote to it since" for name in kept]
     tree.forget()
     return done
-
-
-def _foreign(workspace: Workspace) -> list[Tree]:
-    """The users' own trees that something may have been built in."""
-    found = []
-    for path in workspace.foreign_trees():
-        with contextlib.suppress(InputError):  # it is gone
-            found.append(Tree.at(path))
-    return found

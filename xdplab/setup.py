@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -58,18 +59,14 @@ class Wanted:
 
     def satisfied_by(self, tree: Tree) -> bool:
         """Whether the tree is what was asked for: the whole number, or only its series."""
-        if not self.version:
-            return True
-        if self.version.patch or self.version.rc:
-            return tree.version == self.version
-        return tree.version.series == self.version.series
+        return not self.version or self.version.covers(tree.version)
 
     @property
     def name(self) -> str:
-        """The directory for it in the workspace; a distribution has one tree of a series."""
+        """The directory for it in the workspace; of a series the distribution has the number."""
         if not self.version:
             return f"tarball-{tarball.label(str(self.remote))}"
-        series = self.source is Source.DISTRO
+        series = self.source is Source.DISTRO and not self.version.exact
         return f"{self.source}-{self.version.series if series else self.version.tag}"
 
 
@@ -103,6 +100,15 @@ def trees(workspace: Workspace) -> list[Tree]:
         except InputError:
             continue  # somebody's directory, not a tree
     return sorted(found, key=lambda tree: tree.version, reverse=True)
+
+
+def foreign(workspace: Workspace) -> list[Tree]:
+    """The users' own trees that commands were told to work in, as far as they are there."""
+    found = []
+    for path in workspace.foreign_trees():
+        with contextlib.suppress(InputError):  # it is gone
+            found.append(Tree.at(path))
+    return found
 
 
 def obtain(
@@ -184,7 +190,8 @@ def _bring(
         place = remote or git.default_remote(version)
         git.fetch(version, place, partial, shell, report, tell)
     else:
-        distro.fetch(version, partial, workspace.downloads, shell, report)
+        downloads, indexes = workspace.downloads, workspace.indexes
+        distro.fetch(version, partial, downloads, indexes, shell, report, tell)
 
 
 def _keep(wanted: Wanted, partial: Path, whole: Path) -> None:

@@ -41,6 +41,11 @@ class Workspace:
         """Packages and tarballs, kept until `invoke clean --trees`."""
         return self.root / "downloads"
 
+    @property
+    def indexes(self) -> Path:
+        """What the distribution's suites have, as of the last time they were asked."""
+        return self.root / "apt"
+
     def build(self, tree: str, sample: str) -> Path:
         """Where the result of building a sample in a tree is kept."""
         return self.root / "builds" / tree / sample

@@ -7,26 +7,76 @@ apt checks the signatures as ever.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xdplab.errors import CommandFailed, MissingTools, NotToBeHad, Unreachable
-from xdplab.files import require_space, write_whole
+from xdplab.errors import CommandFailed, MissingTools, NotAVersion, NotToBeHad, Unreachable
+from xdplab.files import locked, require_space, write_whole
 from xdplab.process import Shell
-from xdplab.sources import Report
+from xdplab.sources import Report, Tell
 from xdplab.sources.tarball import unpack
-from xdplab.version import KernelVersion
+from xdplab.version import KernelVersion, nearest
 
-# Suites other than the machine's own that have a source package, and the
-# keyring that signs them.  Every suite but sid has a security suite beside it.
-SUITES = {
-    "debian": {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"},
-    "ubuntu": {"5.4": "focal", "5.15": "jammy", "6.8": "noble"},
+# The releases of each distribution, the oldest first, as the package
+# distro-info-data lists them, and the endings of the suites that each can have.
+# Which of these there are just now the mirror knows.
+RELEASES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "debian": {
+        "bullseye": ("", "-updates", "-security"),
+        "bookworm": ("", "-updates", "-security", "-backports"),
+        "trixie": ("", "-updates", "-security", "-backports"),
+        "forky": ("", "-updates", "-security", "-backports"),
+        "sid": ("",),
+        "experimental": ("",),
+    },
+    "ubuntu": {
+        "focal": ("", "-updates", "-security"),
+        "jammy": ("", "-updates", "-security"),
+        "noble": ("", "-updates", "-security"),
+        "questing": ("", "-updates", "-security"),
+        "resolute": ("", "-updates", "-security"),
+    },
 }
-_PACKAGE = re.compile(r"linux-source-(\d+\.\d+)(?:\.0)?")
+# Names that go from release to release.
+_ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable", "devel")
+
+_KEYRINGS = Path("/usr/share/keyrings")
+
+SOURCE = re.compile(r"linux-source-\d+\.\d+(?:\.0)?")
+# A kernel for any machine ("6.1.0-47-amd64", Ubuntu's "-generic") or for virtual
+# ones ("cloud-amd64", "kvm"); not those for real time, with debugging symbols, or
+# unsigned.
+IMAGE = re.compile(
+    r"linux-image-(?P<release>(?P<abi>\d[^-]*(?:-\d[^-]*)?)"
+    r"-(?P<flavour>(?:cloud-)?[a-z]+\d\w*|generic|kvm))"
+)
+
+# What apt-get(8) lists with --print-uris, and how it tells of what it couldn't fetch.
+_INDEX = re.compile(r"^'(\S+)/dists/(\S+)/([^/\s]+)/binary-[^/\s]+/Packages", re.MULTILINE)
+_FAULT = re.compile(r"^Err:\d+ (\S+) (\S+?)(?:/\S+ \S+)? (\S+)\n +(.*)", re.MULTILINE)
+_NO_SUCH_SUITE = re.compile(r"Release: (?:404|File not found)")
+
+# What apt-cache(8) shows of a package: its name, each version, and where that is.
+_POLICY = re.compile(
+    r"(?P<package>\S+):|(?: {5}| [*]{3} )(?P<version>\S+) -?\d+.*"
+    r"| {6,}-?\d+ \S+ (?P<suite>\S+)/\S+ \S+ Packages"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A package that a suite has."""
+
+    kernel: KernelVersion
+    package: str
+    version: str  # the package's own: "6.12.95-1~bpo12+1"
+    suite: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,135 +87,228 @@ class Suite:
     name: str
     component: str
 
-    def line(self, keyring: Path) -> str:
-        """The line; without the distribution's own keyring apt uses those it trusts."""
-        signed = f" [signed-by={keyring}]" if keyring.exists() else ""
-        return f"deb{signed} {self.uri} {self.name} {self.component}\n"
+    @property
+    def release(self) -> str:
+        """The release that it belongs to."""
+        return self.name.partition("-")[0]
+
+    def line(self, options: str) -> str:
+        """The line, as sources.list(5) has it."""
+        return f"deb [{options}] {self.uri} {self.name} {self.component}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """apt in a directory of our own, with suites of our choice."""
+    """apt in a directory of our own, asked for suites of our choice."""
 
     root: Path
+    what: str  # whose suites they are
     suites: tuple[Suite, ...]
     shell: Shell
 
     @property
+    def _configuration(self) -> Path:
+        return self.root / "apt.conf"
+
+    @property
     def _env(self) -> dict[str, str]:
-        return {"APT_CONFIG": str(self.root / "apt.conf")}
+        return {"APT_CONFIG": str(self._configuration), "LC_ALL": "C.UTF-8"}
+
+    def _argv(self, command: str, *arguments: str) -> list[str]:
+        # images for containers turn this cache off in a file that apt reads after
+        # ours, and without it each question takes seconds
+        return [command, "-o", f"Dir::Cache::pkgcache={self.root / 'pkgcache.bin'}", *arguments]
 
     def _configure(self) -> None:
         """Write the directory's own sources.list and apt.conf(5)."""
         for directory in ("lists/partial", "cache/archives/partial"):
             (self.root / directory).mkdir(parents=True, exist_ok=True)
-        keyring = Path(f"/usr/share/keyrings/{_distribution()}-archive-keyring.gpg")
-        sources = "".join(suite.line(keyring) for suite in self.suites)
+        options = f"arch={self.shell.ask(['dpkg', '--print-architecture']).text()}"
+        keyring = _KEYRINGS / f"{_distribution()}-archive-keyring.gpg"
+        if keyring.exists():  # or else apt uses those that it trusts anyway
+            options += f" signed-by={keyring}"
+        sources = "".join(suite.line(options) for suite in self.suites)
         write_whole(self.root / "sources.list", sources.encode())
         settings = {
             "Dir::Etc::SourceList": self.root / "sources.list",
-            "Dir::Etc::SourceParts": "-",
+            "Dir::Etc::SourceParts": "/dev/null",
             "Dir::State::Lists": self.root / "lists",
             "Dir::Cache": self.root / "cache",
+            "Acquire::GzipIndexes": "true",
             "Acquire::Languages": "none",
+            "Acquire::http::Timeout": "10",
+            "Acquire::https::Timeout": "10",
             # apt's own user can't write here; and nothing that it fetches is run
             "APT::Sandbox::User": "root",
         }
         text = "".join(f'{name} "{value}";\n' for name, value in settings.items())
-        write_whole(self.root / "apt.conf", text.encode())
+        write_whole(self._configuration, text.encode())
 
-    def update(self) -> None:
-        """Fetch the suites' indexes; raises Unreachable."""
-        self._configure()
-        finished = self.shell.ask(["apt-get", "update", "--error-on=any"], env=self._env)
-        if finished.code:
-            raise Unreachable(
-                "the distribution's mirror", finished.text("err"), "see /etc/apt and the network"
-            )
+    def update(self) -> list[str]:
+        """Fetch the suites' indexes; gives which suites could not be had, and why.
 
-    def source_packages(self) -> dict[str, str]:
-        """The linux-source packages on offer, by kernel series: {"6.1": "linux-source-6.1"}."""
-        listing = self.shell.ask(["apt-cache", "pkgnames", "linux-source-"], env=self._env)
-        names = listing.text().split()
-        found = ((_PACKAGE.fullmatch(name), name) for name in sorted(names))
-        return {match[1]: name for match, name in found if match}
+        One that the mirror hasn't got is no fault.  One that nobody known here
+        has signed apt doesn't take.  Raises Unreachable if none can be had, Held.
+        """
+        # a silent mirror is waited for once for each suite, not four times
+        argv = self._argv("apt-get", "-o", "Acquire::Retries=0", "update", "--quiet")
+        with locked(self.root / "lock", dry=self.shell.dry):
+            if not self.shell.dry:
+                self._configure()
+            finished = self.shell.run(argv, env=self._env, check=False)
+        faults = read_faults(finished.text())
+        said = [f"{name}: {why}" for (_, name), why in faults.items() if why]
+        if finished.code and not faults:  # it didn't come to asking
+            raise _no_mirror(finished.text("err"))
+        if said and faults.keys() >= {(suite.uri, suite.name) for suite in self.suites}:
+            raise _no_mirror(said[0])
+        return said
 
-    def version_of(self, package: str) -> KernelVersion:
-        """The kernel version of a package, out of its own: "6.1.192-2"."""
-        shown = self.shell.ask(["apt-cache", "show", "--no-all-versions", package], env=self._env)
-        found = re.search(r"^Version: (?:\d+:)?(\S+)", shown.text(), re.MULTILINE)
-        return KernelVersion.parse(found[1] if found else "")
+    def offers(self) -> list[Offer]:
+        """The kernel packages, sources and images, as of the last update."""
+        if not self._configuration.exists():
+            return []
+        argv = self._argv("apt-cache", "policy", "linux-source-*", "linux-image-*")
+        return read_policy(self.shell.ask(argv, env=self._env).text())
 
-    def download(self, package: str, into: Path) -> Path:
+    def download(self, offer: Offer, into: Path) -> Path:
         """Fetch a package, its hash checked against the signed index; raises Unreachable."""
         into.mkdir(parents=True, exist_ok=True)
+        argv = self._argv("apt-get", "download", f"{offer.package}={offer.version}")
         try:
-            self.shell.run(["apt-get", "download", package], cwd=into, env=self._env)
+            self.shell.run(argv, cwd=into, env=self._env)
         except CommandFailed as error:
-            raise Unreachable(package, error.cure, "try again") from error
-        return max(into.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
+            raise Unreachable(offer.package, error.cure, "try again") from error
+        return next(into.glob(f"{offer.package}_{offer.version.replace(':', '%3a')}_*.deb"))
+
+
+def _no_mirror(said: str) -> Unreachable:
+    return Unreachable("the distribution's mirror", said, "see /etc/apt and the network")
+
+
+def read_faults(text: str) -> dict[tuple[str, str], str]:
+    """Why `apt-get update` couldn't have a suite, by its URI and name; "" if it isn't there."""
+    return {
+        (uri, suite): "" if _NO_SUCH_SUITE.match(f"{file}: {why}") else why
+        for uri, suite, file, why in _FAULT.findall(text)
+    }
+
+
+def read_policy(text: str) -> list[Offer]:
+    """What `apt-cache policy` says, as offers: of a package the newest version first."""
+    found = []
+    package = version = ""
+    for row in filter(None, map(_POLICY.fullmatch, text.splitlines())):
+        package, version = row["package"] or package, row["version"] or version
+        if row["suite"]:
+            with contextlib.suppress(NotAVersion):  # a metapackage may be numbered as it likes
+                kernel = KernelVersion.parse(version.rpartition(":")[2])
+                found.append(Offer(kernel, package, version, row["suite"]))
+    return found
+
+
+def choose(version: KernelVersion, offers: Iterable[Offer]) -> Offer | None:
+    """The source package that a version means; of several that fit the newest, then the first."""
+    fit = (one for one in sources(offers) if version.covers(one.kernel))
+    return max(fit, key=lambda one: one.kernel, default=None)
+
+
+def sources(offers: Iterable[Offer]) -> list[Offer]:
+    """Those that are kernel sources."""
+    return [one for one in offers if SOURCE.fullmatch(one.package)]
+
+
+# ---- the distribution's suites
 
 
 def _distribution() -> str:
     release = platform.freedesktop_os_release()
     kin = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    return next((name for name in kin if name in SUITES), kin[0])
+    return next((name for name in kin if name in RELEASES), kin[0])
 
 
-def _own_suites(shell: Shell) -> list[Suite]:
-    """The distribution's suites that the machine's apt is configured for."""
-    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    finished = shell.ask(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
-         "Created-By: Packages"]
-    )  # fmt: skip
-    rows = {tuple(line.split("|")) for line in finished.text().splitlines()}
-    suites = [Suite(*row) for row in sorted(rows) if len(row) == 3]
-    own = [suite for suite in suites if suite.name.partition("-")[0] == codename]
-    return own or suites
+def own_suites(listing: str, distribution: str, codename: str) -> list[Suite]:
+    """The distribution's suites among those of the machine's apt.
+
+    `listing` is what `apt-get update --print-uris` prints, which is the same
+    whether apt has been asked for anything before or not.
+    """
+    suites = [Suite(*row) for row in sorted(set(_INDEX.findall(listing)))]
+    known = {*RELEASES.get(distribution, {}), *_ALIASES, codename}
+    return [suite for suite in suites if suite.release in known] or suites
 
 
-def _foreign_suites(own: list[Suite], codename: str) -> list[Suite]:
-    """The same mirrors' suites of another release."""
+def other_suites(own: Sequence[Suite], distribution: str) -> list[Suite]:
+    """The distribution's suites that the machine's apt isn't configured for, on its mirrors."""
+    if not own:
+        return []
+    # somebody else's repository may name its suite after a release, but has no more of them
+    mirror = Counter(suite.uri for suite in own).most_common(1)[0][0]
+    security = [suite.uri for suite in own if suite.name.endswith("-security")]
+    beside = re.sub(r"/debian$", "/debian-security", mirror)  # Ubuntu has all in one place
+    names = {suite.name for suite in own}
     return [
-        Suite(one.uri, one.name.replace(one.name.partition("-")[0], codename, 1), one.component)
-        for one in own
-        if one.component == "main" and not one.name.endswith(("-updates", "-backports"))
+        Suite((security or [beside])[0] if kind == "-security" else mirror, release + kind, "main")
+        for release, kinds in RELEASES.get(distribution, {}).items()
+        for kind in kinds
+        if release + kind not in names
     ]
 
 
-def fetch(
-    version: KernelVersion, path: Path, downloads: Path, shell: Shell, report: Report
-) -> None:
-    """Unpack the distribution's source package of the version's series into `path`.
+def suites(directory: Path, shell: Shell) -> list[Apt]:
+    """Gives apt for the machine's own suites, and for the distribution's others.
 
-    The distribution decides on the third number.  Raises NotToBeHad with the
-    series on offer, Unreachable, MissingTools without apt.
+    Each keeps its indexes below `directory`.  Raises MissingTools without apt.
     """
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise MissingTools(["apt-get"], "build (or, without apt: --source git, tarball, or --tree)")
+    distribution = _distribution()
+    codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    listing = shell.ask(["apt-get", "update", "--print-uris"]).text()
+    own = own_suites(listing, distribution, codename)
+    others = other_suites(own, distribution)
+    asked = [
+        Apt(directory / "own", "this machine's suites", tuple(own), shell),
+        Apt(directory / "others", "the distribution's other suites", tuple(others), shell),
+    ]
+    return [apt for apt in asked if apt.suites]
+
+
+def fetch(
+    version: KernelVersion, path: Path, downloads: Path, indexes: Path, shell: Shell,
+    report: Report, tell: Tell,
+) -> None:  # fmt: skip
+    """Unpack the distribution's source package of a version into `path`.
+
+    A series means its newest release: of the machine's own suites, where they
+    have one, which is quick.  `tell` hears of suites that could not be had.
+    Raises NotToBeHad with the nearest on offer, Unreachable, MissingTools
+    without apt.
+    """
     require_space(path, 2500 * 2**20)
-    own = _own_suites(shell)
-    codename = SUITES.get(_distribution(), {}).get(version.series)
-    offered: set[str] = set()
-    choices = [own, _foreign_suites(own, codename)] if codename else [own]
-    for suites in choices:
-        report(f"asking {', '.join(sorted({suite.name for suite in suites}))}")
-        apt = Apt(downloads.parent / "apt", tuple(suites), shell)
+    offers: list[Offer] = []
+    for apt in suites(indexes, shell):
+        report(f"asking {apt.what}")
         if shell.dry:
             shell.echo(f"apt-get download linux-source-{version.series}")
             return
-        apt.update()
-        packages = apt.source_packages()
-        offered |= packages.keys()
-        if version.series in packages:
+        for fault in apt.update():
+            tell(f"left out {fault}")
+        offers += apt.offers()
+        chosen = choose(version, offers)
+        if chosen:
             break
     else:
-        raise NotToBeHad(version.series, "the distribution", sorted(offered, key=_by_number))
-    _require_number(version, apt, packages[version.series])
-    report(f"downloading {packages[version.series]}")
-    package = apt.download(packages[version.series], downloads)
+        close = nearest(version, (one.kernel for one in sources(offers)))
+        raise NotToBeHad(version.tag, "the distribution", [one.tag for one in close])
+    report(f"downloading {chosen.package} {chosen.version} from {chosen.suite}")
+    package = apt.download(chosen, downloads)
     report(f"unpacking {package.name}")
+    _unpack(package, path, shell)
+
+
+def _unpack(package: Path, path: Path, shell: Shell) -> None:
+    """Make `path` the tree in the tarball in the package."""
     scratch = path.with_name(f"{path.name}.package")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -174,14 +317,3 @@ def fetch(
         unpack(tarball, path, shell)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _require_number(version: KernelVersion, apt: Apt, package: str) -> None:
-    """Raise NotToBeHad if another release of the series than the package's was asked for."""
-    offered = apt.version_of(package)
-    if (version.patch or version.rc) and version != offered:
-        raise NotToBeHad(version.tag, "the distribution", [offered.tag])
-
-
-def _by_number(series: str) -> KernelVersion:
-    return KernelVersion.parse(series)
