@@ -12,6 +12,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from xdplab import build as building
+from xdplab import kernels as stock
 from xdplab import lifecycle, patching, runner, testbed, view
 from xdplab import setup as obtaining
 from xdplab import verify as proving
@@ -73,6 +74,18 @@ def setup(
             wanted, lab.workspace, tools, lab.shell, stage.report, stage.line, lab.view.say
         )
     lab.view.tree(found)
+
+
+@step(
+    remote="the git repository whose tags are listed, instead of kernel.org's",
+    json="a JSON object, on standard output",
+    offline="ask nobody: what is here, and the distribution's suites as they were last",
+)
+def kernels(lab: Lab, remote: str | None = None, json: bool = False, offline: bool = False) -> None:
+    """What can be had: trees by version and source for setup, and kernels that boot."""
+    with lab.view.stage("kernels") as stage:
+        found = stock.take(lab.workspace, lab.shell, stage.report, remote, offline=offline)
+    lab.view.kernels(found, json=json)
 
 
 @step(**TREE, **SAMPLE, show="only show it, as a unified diff", revert="take everything back")

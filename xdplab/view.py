@@ -29,16 +29,20 @@ from xdplab.build import AllSamples, Build, about_pair
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.errors import BuildFailed, LabError
+from xdplab.kernels import Inventory, Kernel, ListedTree
 from xdplab.lifecycle import Status
 from xdplab.packets import Pinged
 from xdplab.patching import Change
 from xdplab.process import Line
 from xdplab.runner import Program, Run
 from xdplab.sample import Sample
-from xdplab.tree import Tree
+from xdplab.sources.distro import Offer
+from xdplab.tree import Origin, Tree
 from xdplab.verify import Check
 
-READING_SCHEMA = 1  # of `run --json`, described in docs/readings.md
+# of `run --json` and `kernels --json`, described in docs/readings.md
+READING_SCHEMA = 1
+KERNELS_SCHEMA = 1
 _ONLINE = Path("/sys/devices/system/cpu/online")
 
 
@@ -139,24 +143,36 @@ class View:
         for path in samples.empty:
             self.say(f"warning: make returned 0, but {path} has no BPF program in it")
 
+    def kernels(self, inventory: Inventory, *, json: bool) -> None:
+        """What can be had: two tables on a terminal, aligned lines in a pipe, or an object."""
+        for line in inventory.unanswered:
+            self.say(line)
+        rows = {
+            "tree": [_tree_row(tree) for tree in inventory.trees],
+            "kernel": [_kernel_row(kernel) for kernel in inventory.kernels],
+        }
+        with _as_long_as_read():
+            if json:
+                print(kernels_json(inventory))
+            elif self.out.is_terminal:
+                for kind, cells in rows.items():
+                    self.out.print(_table(f"{kind}s", cells), soft_wrap=False)
+            else:
+                print(_aligned([(kind, *row) for kind in rows for row in rows[kind]]))
+
     # ---- runs
 
     def follow(self, run: Run, seconds: float | None, *, json: bool, plain: bool) -> None:
         """Show a run until it ends, `seconds` are over, Ctrl-C, or nobody reads any more."""
         for remark in run.remarks():
             self.say(remark)
-        try:
+        with _as_long_as_read(), contextlib.suppress(TimeoutError, KeyboardInterrupt):
             if plain:
                 follow_plain(run.lines(seconds))
             elif json:
                 follow_json(run.output(seconds))
             else:
                 follow_live(self.out, run.program, run.output(seconds))
-        except (TimeoutError, KeyboardInterrupt):
-            pass
-        except BrokenPipeError:
-            # or else Python complains once more when it flushes at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def reading(self, reading: Reading) -> None:
         """A reading of a run that is not watched for its own sake."""
@@ -197,6 +213,17 @@ class View:
             self.say("no XDP program is on any interface of this machine")
 
 
+@contextlib.contextmanager
+def _as_long_as_read() -> Iterator[None]:
+    """Write to standard output, to its end or until nobody reads any more."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # or else Python complains once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Stage:
     """One long step on the screen, phase by phase; off a terminal, a line for each phase."""
 
@@ -228,6 +255,87 @@ class Stage:
             self._phase = phase
             self._task = self._progress.add_task(phase, total=None, note="")
         self._progress.update(self._task, completed=done, total=total or None, note=note)
+
+
+# ---- kernels
+
+_COLUMNS = ("version", "source", "state", "where")
+
+
+def _tree_row(tree: ListedTree) -> tuple[str, ...]:
+    done = {"current": tree.current, "set up": tree.prepared, "patched": tree.patched}
+    words = [word for word, holds in done.items() if holds]
+    words += [f"built: {', '.join(tree.samples)}"] if tree.samples else []
+    state = ", ".join(words) or tree.state
+    return str(tree.version), tree.source, state, _where(tree.path, tree.offer, tree.remote)
+
+
+def _kernel_row(kernel: Kernel) -> tuple[str, ...]:
+    bpf = {True: ", with BPF", False: ", without BPF", None: ""}[kernel.bpf]
+    source = Origin.DISTRO if kernel.offer else "this machine"
+    return kernel.release, source, f"{kernel.state}{bpf}", _where(kernel.image, kernel.offer, None)
+
+
+def _where(path: Path | None, offer: Offer | None, remote: str | None) -> str:
+    return f"{offer.suite}: {offer.package}" if offer else str(path or remote or "")
+
+
+def _table(title: str, rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*_COLUMNS, title=title)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pairs = (zip(row, widths, strict=True) for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in pair) for pair in pairs)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def kernels_json(inventory: Inventory) -> str:
+    """An inventory as a JSON object."""
+    trees = [
+        {
+            "version": str(tree.version),
+            "source": tree.source,
+            "state": tree.state,
+            "path": _or_none(tree.path),
+            "remote": tree.remote,
+            **_package(tree.offer),
+            "current": tree.current,
+            "prepared": tree.prepared,
+            "patched": tree.patched,
+            "samples": tree.samples,
+        }
+        for tree in inventory.trees
+    ]
+    kernels = [
+        {
+            "release": kernel.release,
+            "version": _or_none(kernel.version),
+            "state": kernel.state,
+            "image": _or_none(kernel.image),
+            "bpf": kernel.bpf,
+            **_package(kernel.offer),
+        }
+        for kernel in inventory.kernels
+    ]
+    return json.dumps({"schema": KERNELS_SCHEMA, "trees": trees, "kernels": kernels,
+                       "unanswered": inventory.unanswered}, indent=2)  # fmt: skip
+
+
+def _package(offer: Offer | None) -> dict[str, str | None]:
+    return {
+        "suite": offer.suite if offer else None,
+        "package": offer.package if offer else None,
+        "package_version": offer.version if offer else None,
+    }
+
+
+def _or_none(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 # ---- readings
