@@ -9,7 +9,10 @@ from xdplab.tree import STATE, Tree
 
 TREES = Path(__file__).parent / "trees"
 LOGS = Path(__file__).parent / "logs"
-ERAS = ("linux-4.19", "linux-5.6", "linux-5.10", "linux-6.1", "linux-7.2")
+ERAS = (
+    *("linux-4.19", "linux-5.0", "linux-5.4", "linux-5.6", "linux-5.10", "linux-5.15"),
+    *("linux-5.17", "linux-6.1", "linux-6.13", "linux-7.2", "vendor"),
+)
 
 
 def copied(era: str, to: Path) -> Tree:

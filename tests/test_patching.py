@@ -25,9 +25,27 @@ PROGRAMS = f"tprogs-y += {SAMPLE}"
 OBJECTS = f"{SAMPLE}-objs := {SAMPLE}_user.o"
 ALWAYS = f"always-y += {SAMPLE}_kern.o"
 
+NEW = Dialect.of(Tree.at(TREES / "linux-6.1"))
+
 # Where the post puts its lines: at the end of the list of programs, beside the
 # other XDP programs' objects, at the end of the list of what is always built.
 PLACED = {
+    "linux-5.0": [
+        ("hostprogs-y += xdp_drop", f"hostprogs-y += {SAMPLE}", ""),
+        ("xdp_drop-objs := bpf_load.o xdp_drop_user.o", OBJECTS, ""),
+        ("always += xdp_drop_kern.o", f"always += {SAMPLE}_kern.o", ""),
+    ],
+    "linux-5.4": [
+        ("hostprogs-y += hash_grow", f"hostprogs-y += {SAMPLE}", ""),
+        ("xdp_drop-objs := xdp_drop_user.o", OBJECTS,
+         "hash_grow-objs := bpf_load.o hash_grow_user.o"),
+        ("always += xdp_drop_kern.o", f"always += {SAMPLE}_kern.o", ""),
+    ],
+    "vendor": [
+        ("  xdp_monitor", PROGRAMS, ""),
+        ("endif", OBJECTS, "sock_count-objs ::= sock_count_user.o"),
+        ("endif", ALWAYS, ""),
+    ],
     "linux-4.19": [
         ("\t       xdp_monitor", f"hostprogs-y += {SAMPLE}", ""),
         ("\t\t    xdp_monitor_user.o", OBJECTS,
@@ -51,6 +69,11 @@ PLACED = {
         ("xdp_monitor-objs := xdp_monitor_user.o $(XDP_SAMPLE)", OBJECTS, ""),
         ("always-y += xdp_drop_kern.o", ALWAYS, ""),
     ],
+    **dict.fromkeys(("linux-5.15", "linux-5.17", "linux-6.13"), (
+        ("tprogs-y += xdp_drop", PROGRAMS, ""),
+        ("xdp_drop-objs := xdp_drop_user.o $(XDP_SAMPLE)", OBJECTS, ""),
+        ("always-y += sock_count_kern.o", ALWAYS, ""),
+    )),
     "linux-7.2": [
         ("tprogs-y += xdp_router_ipv4", PROGRAMS, ""),
         ("xdp_router_ipv4-objs := xdp_router_ipv4_user.o $(XDP_SAMPLE)", OBJECTS,
@@ -106,7 +129,7 @@ def one_tree(tmp_path: Path) -> Tree:
 def test_lines_are_placed_where_the_post_places_them(era: str) -> None:
     tree = Tree.at(TREES / era)
     before = makefile(tree).read_text()
-    assert added_lines(before, plan_makefile(before, Dialect.of(tree), SAMPLE)) == PLACED[era]
+    assert added_lines(before, plan_makefile(before, Dialect.of(tree), SAMPLE)) == list(PLACED[era])
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -124,13 +147,18 @@ def test_a_second_plan_is_empty(tree: Tree) -> None:
 
 def test_lines_are_not_added_into_conditionals() -> None:
     text = "tprogs-y := a\nifdef X\ntprogs-y += b\nelse\ntprogs-y += c\nendif\nalways-y := d\n"
-    after = plan_makefile(text, Dialect("tprogs-y", "always-y", "libbpf", ""), SAMPLE)
+    after = plan_makefile(text, NEW, SAMPLE)
     assert after.startswith(f"tprogs-y := a\n{PROGRAMS}\n")
+
+
+def test_lists_that_are_all_conditional_are_followed_by_ours() -> None:
+    text = "ifdef X\ntprogs-y += b\nifdef Y\ntprogs-y += c\nendif\nendif\n\nalways-y := d\n"
+    assert f"endif\nendif\n{PROGRAMS}\n{OBJECTS}\n\n" in plan_makefile(text, NEW, SAMPLE)
 
 
 def test_a_line_behind_a_last_one_without_newline_is_a_line_of_its_own() -> None:
     text = "tprogs-y := a\na-objs := a_user.o\nalways-y := a_kern.o"
-    after = plan_makefile(text, Dialect("tprogs-y", "always-y", "libbpf", ""), SAMPLE)
+    after = plan_makefile(text, NEW, SAMPLE)
     assert after.splitlines() == [
         "tprogs-y := a", PROGRAMS, "a-objs := a_user.o", OBJECTS, "always-y := a_kern.o", ALWAYS,
     ]  # fmt: skip
@@ -159,12 +187,78 @@ def test_a_line_by_hand_is_neither_added_again_nor_taken_back(by_hand: str, one_
     assert makefile(one_tree).read_text() == before
 
 
-def test_the_posts_own_object_line_is_left_as_it_is(tmp_path: Path) -> None:
-    tree = copied("linux-4.19", tmp_path)
-    objects = f"{SAMPLE}-objs := bpf_load.o {SAMPLE}_user.o\n".encode()
-    edit(tree, lambda text: text + objects)
+# The post's three lines, word for word, as a hand puts them into any tree.
+THE_POSTS = (
+    f"hostprogs-y += {SAMPLE}",
+    f"{SAMPLE}-objs := bpf_load.o {SAMPLE}_user.o",
+    f"always += {SAMPLE}_kern.o",
+)
+WITHOUT_HOSTPROGS = f"hostprogs-y := $(filter-out {SAMPLE},$(hostprogs-y))"
+# What has to be added so that it can be built.
+HELPED = {
+    **dict.fromkeys(("linux-4.19", "linux-5.0", "linux-5.4"), ()),
+    **dict.fromkeys(("linux-5.6", "linux-5.10", "vendor"), (PROGRAMS, ALWAYS, WITHOUT_HOSTPROGS)),
+    **dict.fromkeys(
+        ("linux-5.15", "linux-5.17", "linux-6.1", "linux-6.13", "linux-7.2"),
+        (PROGRAMS, OBJECTS, ALWAYS, WITHOUT_HOSTPROGS),
+    ),
+}
+
+
+def by_hand(tree: Tree, lines: Sequence[str] = THE_POSTS) -> str:
+    """Put lines at the end, where nothing assigns anew what they extend; gives the text then."""
+    added = "".join(f"{line}\n" for line in lines)
+    makefile(tree).write_text(f"{makefile(tree).read_text().rstrip()}\n\n{added}")
+    return makefile(tree).read_text()
+
+
+def test_the_posts_own_lines_are_left_and_helped(tree: Tree) -> None:
+    before = by_hand(tree)
     patched(tree)
-    assert makefile(tree).read_bytes().count(f"{SAMPLE}-objs".encode()) == 1
+    after = makefile(tree).read_text()
+    added = [line for _, line, _ in added_lines(before, after)]
+    assert sorted(added) == sorted(HELPED[tree.path.name])
+    if OBJECTS in added:  # the last assignment counts
+        assert after.index(THE_POSTS[1]) < after.index(OBJECTS)
+    if WITHOUT_HOSTPROGS in added:
+        assert after.index(THE_POSTS[0]) < after.index(WITHOUT_HOSTPROGS)
+    assert patching.plan(tree, SAMPLE, Shell()) == []
+    patching.revert(tree)
+    assert makefile(tree).read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("by", "helped"),
+    [
+        ([f"{SAMPLE}-objs := bpf_load.o $(LIBBPF) {SAMPLE}_user.o"], True),
+        ([f"{SAMPLE}-objs := bpf_load.o", f"{SAMPLE}-objs += {SAMPLE}_user.o"], True),
+        ([THE_POSTS[1], OBJECTS], False),
+        ([OBJECTS, THE_POSTS[1]], True),
+        ([f"{SAMPLE}-objs := {SAMPLE}_user.o more.o"], False),
+        ([f"{SAMPLE}-objs := more.o", f"{SAMPLE}-objs += {SAMPLE}_user.o"], False),
+        (["ifdef X", THE_POSTS[1], "endif"], True),
+        ([f"# {THE_POSTS[1]}", OBJECTS], False),
+    ],
+)
+def test_only_objects_that_cannot_be_built_are_replaced(
+    by: list[str], helped: bool, one_tree: Tree
+) -> None:
+    before = by_hand(one_tree, by)
+    patched(one_tree)
+    added = added_lines(before, makefile(one_tree).read_text())
+    assert [previous for previous, line, _ in added if line == OBJECTS] == (
+        [by[-1]] if helped else []
+    )
+
+
+@pytest.mark.parametrize("word", ["hostprogs", "hostprogs-$(CONFIG_X)"])
+def test_another_list_of_programs_loses_the_sample_and_nothing_else(
+    word: str, one_tree: Tree
+) -> None:
+    before = by_hand(one_tree, [f"{word} += a_host_tool {SAMPLE}"])
+    patched(one_tree)
+    line = WITHOUT_HOSTPROGS if "-" in word else WITHOUT_HOSTPROGS.replace("-y", "")
+    assert line in [line for _, line, _ in added_lines(before, makefile(one_tree).read_text())]
 
 
 def test_a_word_in_a_comment_is_not_there(one_tree: Tree) -> None:
@@ -507,11 +601,56 @@ def test_a_sparse_tree_without_the_files_needs_no_patch(tmp_path: Path) -> None:
 
 def test_a_patch_that_fits_neither_way_is_named(old_tree: Tree) -> None:
     util = old_tree.path / PATCHED
-    util.write_text(util.read_text().replace("realloc(ptr, 1)", "malloc(1)"))
+    util.write_text(util.read_text().replace("void *ret = realloc(ptr, size)", "void *ret"))
     before = contents(old_tree.path)
     with pytest.raises(PatchDoesNotApply, match=f"{XREALLOC.name} does not apply to .*{PATCHED}"):
         patching.plan(old_tree, SAMPLE, Shell())
     assert contents(old_tree.path) == before
+
+
+def test_what_a_vendor_changed_in_another_way_is_left_alone(old_tree: Tree) -> None:
+    util = old_tree.path / PATCHED
+    util.write_text(util.read_text().replace("ret = realloc(ptr, 1)", "ret = malloc(1)"))
+    assert [change.file for change in patched(old_tree)] == [str(MAKEFILE)]
+
+
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [("static inline void", "static void"), ("#define is_null", "\n\n#define is_nil")],
+)
+def test_a_patch_applies_where_lines_further_off_differ(
+    word: str, other: str, old_tree: Tree
+) -> None:
+    util = old_tree.path / PATCHED
+    util.write_text("/* a vendor's */\n" + util.read_text().replace(word, other))
+    assert [change.file for change in patched(old_tree)] == [str(MAKEFILE), PATCHED]
+    assert "realloc(ptr, 1)" not in util.read_text()
+    assert other in util.read_text()
+
+
+@pytest.mark.parametrize("entry", read_series(), ids=lambda entry: entry.patch.stem)
+def test_each_patch_takes_out_what_the_posts_own_tree_has(
+    entry: SeriesEntry, tmp_path: Path
+) -> None:
+    tree = copied("linux-5.0", tmp_path)
+    before = contents(tree.path)
+    assert entry.concerns(tree.version)
+    changes = patching.plan_patch(tree, entry, Shell())
+    patching.apply(tree, changes)
+    changed = {name for name, text in contents(tree.path).items() if text != before[name]}
+    assert changed == {change.file for change in changes} != set()
+    assert patching.plan_patch(tree, entry, Shell()) == []
+    patching.revert(tree)
+    assert contents(tree.path) == before
+
+
+def test_a_tree_that_has_all_patches_asks_git_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = copied("linux-5.0", tmp_path)
+    assert len(patched(tree)) == len(read_series()) + 2  # one is for two files; the Makefile
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert patching.plan(tree, SAMPLE, Shell()) == []
 
 
 @pytest.mark.parametrize("edited", ["static inline", "\treturn ret;", "#define"])

@@ -72,8 +72,8 @@ def build(
     directory = workspace.build(tree.key, sample.name)
     log = directory / "build.log"
     with tree.locked(dry=shell.dry):
-        kbuild.prepare(tree, tools, shell, on_line)
         patching.apply(tree, patching.plan(tree, sample.name, shell), dry=shell.dry)
+        kbuild.prepare(tree, tools, shell, on_line)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
             if not shell.dry:
                 require_space(directory, 50 * 2**20)

@@ -1,8 +1,7 @@
 """The calls of make, in the order in which a tree needs them.
 
-Nothing is built that one sample doesn't need.  The post's own way, `make
-samples/bpf/`, stops from v5.15 on for want of a vmlinux, and does nothing at
-all from v5.4 on; see the kernel's Documentation/kbuild for the words.
+Nothing is built that one sample doesn't need.  What differs from tree to tree
+is in its Dialect; see the kernel's Documentation/kbuild for the words.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from xdplab.files import require_space, write_whole
 from xdplab.process import Finished, Line, Shell
 from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
-from xdplab.tree import MAKEFILE, SAMPLES, Origin, Tree
+from xdplab.tree import SAMPLES, Origin, Tree
 
 # What a sample needs of the configuration: without 64BIT an allnoconfig is a
 # 32-bit kernel, whose struct pt_regs the BPF headers can't use; without MODULES
@@ -38,31 +37,34 @@ _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 OnLine = Callable[[Line], None]
 
 
+def is_prepared(tree: Tree, *, all_samples: bool = False) -> bool:
+    """Whether prepare() has nothing to do."""
+    enough = ("all",) if all_samples else ("sample", "all")
+    return tree.recall("prepared") in enough and (tree.path / _LAST_MADE).exists()
+
+
 def prepare(
     tree: Tree, tools: Toolchain, shell: Shell, on_line: OnLine, *, all_samples: bool = False
-) -> bool:
-    """Configure the tree and make the headers and scripts that a build needs.
+) -> None:
+    """Configure the tree and make the headers and scripts that a build needs, if need be.
 
-    A configuration of the user's own is used as it is.  Gives False if all was
-    there already.  Raises MakeFailed.
+    A configuration of the user's own is used as it is.  Raises UnknownDialect,
+    MakeFailed.
     """
-    level = "all" if all_samples else "sample"
-    if tree.recall("prepared") in (level, "all") and (tree.path / _LAST_MADE).exists():
-        return False
+    if is_prepared(tree, all_samples=all_samples):
+        return
     require_space(tree.path, 200 * 2**20)
+    dialect = Dialect.of(tree)
     own = tree.recall("configured") or not (tree.path / ".config").exists()
     if all_samples and tree.origin is Origin.GIT:
         shell.run(["git", "sparse-checkout", "disable"], cwd=tree.path)  # fetches the rest
-    # for one sample prepare0, not prepare: that would build objtool too
-    one, every = [["prepare0", "scripts"]], [["headers_install"], ["modules_prepare"]]
     with footprint.recorded(tree, "", log=tree.state(_PREPARE_LOG), dry=shell.dry):
         for step in _configure(tree, shell, all_samples) if own else []:
             _make(tree, step, tools, shell, on_line)
             tree.remember(configured=True, dry=shell.dry)
-        for step in every if all_samples else one:
-            _make(tree, step, tools, shell, on_line)
-    tree.remember(prepared=level, dry=shell.dry)
-    return True
+        needed = dialect.all_need if all_samples else dialect.one_needs
+        _make(tree, needed.split(), tools, shell, on_line)
+    tree.remember(prepared="all" if all_samples else "sample", dry=shell.dry)
 
 
 def _configure(tree: Tree, shell: Shell, all_samples: bool) -> list[list[str]]:
@@ -93,9 +95,10 @@ def make_all_samples(
     tree: Tree, tools: Toolchain, shell: Shell, on_line: OnLine, log: Path
 ) -> Finished:
     """Build every sample, as the post does; where they need a vmlinux's BTF, the host's."""
-    wants_btf = "VMLINUX_BTF" in (tree.path / MAKEFILE).read_text(errors="replace")
-    btf = [f"VMLINUX_BTF={_VMLINUX_BTF}"] if wants_btf and _VMLINUX_BTF.exists() else []
-    return _make(tree, [f"M={SAMPLES}", *btf], tools, shell, on_line, log)
+    dialect = Dialect.of(tree)
+    wants_btf = dialect.vmlinux and _VMLINUX_BTF.exists()
+    btf = [f"{dialect.vmlinux}={_VMLINUX_BTF}"] if wants_btf else []
+    return _make(tree, [dialect.all_samples, *btf], tools, shell, on_line, log)
 
 
 def _make(

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from unidiff.patch import PatchSet
+from unidiff.patch import PatchedFile, PatchSet
 
-from xdplab.dialect import Dialect
+from xdplab.dialect import Dialect, assigns, values
 from xdplab.errors import BadSeries, CannotRevert, NotAVersion, PatchDoesNotApply
 from xdplab.files import read_json, write_json, write_whole
 from xdplab.process import Shell
@@ -28,6 +28,7 @@ from xdplab.workspace import PROJECT
 
 SERIES = PROJECT / "patches" / "series"
 _RECORD = "changes.json"
+_CONTEXT = 1  # lines around a patch's place that must match: trees differ in what is further off
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,58 +77,67 @@ def _write(path: Path, text: str) -> None:
 # ---- the three lines of the tutorial
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a new line goes: after the last line that matches the first pattern that does."""
-
-    after: tuple[str, ...]
-
-
-def _places(dialect: Dialect) -> tuple[_Place, _Place, _Place]:
-    """The places where the post puts its lines, in the order of the template's lines."""
-    programs, always = re.escape(dialect.programs), re.escape(dialect.always)
-    return (
-        _Place((rf"{programs}\s*[:+]?=",)),
-        _Place((r"xdp\w*-objs\s*[:+]?=", r"\w+-objs\s*[:+]?=", rf"{programs}\s*[:+]?=")),
-        _Place((rf"{always}\s*[:+]?=",)),
-    )
-
-
 def plan_makefile(text: str, dialect: Dialect, sample: str) -> str:
     """The text of samples/bpf/Makefile with the sample in it.
 
-    A line that is there already, by whoever's hand, is not added again.
+    A line that is there already, by whoever's hand, is not added again.  A hand
+    that followed the post in a newer tree is helped: see the template.
     """
     lines = _lines(text)
     ending = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    wanted = render("samples_bpf_Makefile.j2", dialect=dialect, sample=sample).splitlines()
-    for line, place in zip(wanted, _places(dialect), strict=True):
-        if not _says(lines, line):
-            index = _position(lines, place)
+    words = {value for value in values("programs") if value != dialect.programs}
+    others = sorted(word for word in words if sample in _assigned(lines, word))
+    wanted = render("samples_bpf_Makefile.j2", dialect=dialect, sample=sample, others=others)
+    for line in wanted.splitlines():
+        variable, *_, word = line.split()
+        if not _says(lines, variable, word, dialect):
+            index = _position(lines, _places(variable, dialect))
             lines[:index] = _ended(lines[:index], ending)
             lines.insert(index, line + ending)
     return "".join(lines)
 
 
-def _says(lines: Sequence[str], wanted: str) -> bool:
-    """Whether the Makefile assigns the last word of `wanted` to its variable already."""
-    variable, word = wanted.split(maxsplit=1)[0], wanted.rsplit(maxsplit=1)[-1]
-    whole_lines = re.sub(r"\\\r?\n", " ", "".join(lines)).split("\n")
-    found = (re.match(rf"{re.escape(variable)}\s*[:+]?=([^#]*)", line) for line in whole_lines)
-    return any(assigned and word in assigned[1].split() for assigned in found)
+def _places(variable: str, dialect: Dialect) -> Sequence[str]:
+    """Where the post puts a line: after the last one that the first of these matches that can."""
+    own = assigns(variable)
+    if not variable.endswith(dialect.objects):
+        return (own,)
+    siblings = (rf"xdp\w*{dialect.objects}", rf"[\w-]+{dialect.objects}", dialect.programs)
+    return (own, *map(assigns, siblings))
 
 
-def _position(lines: Sequence[str], place: _Place) -> int:
+def _says(lines: Sequence[str], variable: str, word: str, dialect: Dialect) -> bool:
+    """Whether the Makefile gives the variable this word, and none that can't be built."""
+    words = _assigned(lines, variable)
+    return word in words and ("bpf_load.o" not in words or dialect.loader == "bpf_load")
+
+
+def _assigned(lines: Sequence[str], variable: str) -> list[str]:
+    """The words of a variable in the end, if every conditional holds."""
+    words: list[str] = []
+    for line in re.sub(r"\\\r?\n", " ", "".join(lines)).split("\n"):
+        found = re.match(rf"{assigns(variable)}(?P<words>[^#]*)", line)
+        if found:
+            words = [*(words if found["how"] == "+" else []), *found["words"].split()]
+    return words
+
+
+def _position(lines: Sequence[str], places: Sequence[str]) -> int:
     """The index to insert at: never inside ifdef...endif, nor in a continued line."""
     depths = _depths(lines)
-    for pattern in place.after:
-        hits = [i for i, line in enumerate(lines) if not depths[i] and re.match(pattern, line)]
+    for pattern in places:
+        hits = [index for index, line in enumerate(lines) if re.match(pattern, line)]
+        outside = [index for index in hits if not depths[index]]
         if hits:
-            index = hits[-1]
-            while lines[index].rstrip("\r\n").endswith("\\") and index + 1 < len(lines):
+            index = (outside or hits)[-1]
+            while index + 1 < len(lines) and (depths[index] or _is_continued(lines[index])):
                 index += 1
             return index + 1
     return len(lines)
+
+
+def _is_continued(line: str) -> bool:
+    return line.rstrip("\r\n").endswith("\\")
 
 
 def _depths(lines: Sequence[str]) -> list[int]:
@@ -194,23 +204,36 @@ def plan_patch(
     Nothing if the tree has it already.  Raises PatchDoesNotApply, with git's
     reason, if it fits neither way.
     """
-    files = [item.path for item in PatchSet.from_filename(str(entry.patch))]
-    texts = {name: _read(tree.path / name) for name in files if (tree.path / name).is_file()}
+    patch = PatchSet.from_filename(str(entry.patch))
+    texts = {}
+    for file in patch:
+        if not (tree.path / file.path).is_file():
+            return []  # a sparse tree: what isn't there isn't built
+        texts[file.path] = _read(tree.path / file.path)
     texts |= {change.file: change.after for change in planned if change.file in texts}
-    if not texts:
-        return []  # a sparse tree: what isn't there isn't built
-    if len(texts) < len(files):
-        raise PatchDoesNotApply(entry.patch, tree.path, "it is for files that aren't all there")
+    if not all(_breaks(file, texts[file.path]) for file in patch):
+        return []  # it has the change, or what would be changed in a form of its own
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)
         for name, text in texts.items():
             _write(copy / name, text)
         if _git_apply(copy, entry.patch, shell, "--reverse", "--check") is None:
             return []
-        refused = _git_apply(copy, entry.patch, shell)
+        refused = _git_apply(copy, entry.patch, shell, f"-C{_CONTEXT}")
         if refused is not None:
             raise PatchDoesNotApply(entry.patch, tree.path, refused)
-        return [Change(name, texts[name], _read(copy / name), entry.why) for name in files]
+        return [Change(name, text, _read(copy / name), entry.why) for name, text in texts.items()]
+
+
+def _breaks(file: PatchedFile, text: str) -> bool:
+    """Whether all that the patch takes out of a file is there; git needs no asking if it isn't."""
+    runs = [
+        "".join(line.value for line in run)
+        for hunk in file
+        for taken_out, run in itertools.groupby(hunk, lambda line: line.is_removed)
+        if taken_out
+    ]
+    return all(f"\n{run}" in f"\n{text}" for run in runs)
 
 
 def _git_apply(directory: Path, patch: Path, shell: Shell, *options: str) -> str | None:
@@ -240,6 +263,15 @@ def plan(tree: Tree, sample: str, shell: Shell, series: Path = SERIES) -> list[C
     text = _read(tree.path / MAKEFILE)
     after = plan_makefile(text, Dialect.of(tree), sample)
     changes = [Change(str(MAKEFILE), text, after, f"the sample {sample}")] if after != text else []
+    return changes + plan_series(tree, series)
+
+
+def plan_series(tree: Tree, series: Path = SERIES) -> list[Change]:
+    """The patches that the tree needs, whatever is to be built in it.
+
+    Raises BadSeries, PatchDoesNotApply.
+    """
+    changes: list[Change] = []
     for entry in read_series(series):
         if entry.concerns(tree.version):
             changes += plan_patch(tree, entry, Shell(), changes)

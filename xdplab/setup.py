@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab import kbuild
+from xdplab import kbuild, patching
 from xdplab.errors import (
     InputError,
     LabError,
@@ -129,7 +129,12 @@ def obtain(
         workspace.note_foreign_tree(tree.path)
         tell(f"{tree.path} is yours: what is written into it, invoke clean takes out again")
     with tree.locked(dry=shell.dry):
-        if kbuild.prepare(tree, tools, shell, on_line):
+        if not kbuild.is_prepared(tree):
+            changes = patching.plan_series(tree)
+            patching.apply(tree, changes, dry=shell.dry)
+            for change in changes:
+                tell(f"patched {change.file}: {change.why}")
+            kbuild.prepare(tree, tools, shell, on_line)
             tell("configured it, and made the headers and scripts that a sample needs")
     if workspace.current_tree() != tree.path and not shell.dry:
         workspace.set_current_tree(tree.path)
