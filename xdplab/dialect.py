@@ -45,7 +45,8 @@ class Dialect:
             else:
                 looked = [f"{probe.value} in {probe.file}" for probe in probes]
                 files = dict.fromkeys(probe.file for probe in probes)
-                lacking.append((field.name, looked, [_has(file, texts[file]) for file in files]))
+                seen = ", ".join(_has(file, texts[file]) for file in files)
+                lacking.append((field.name, [*looked, f"but {seen}"]))
         if lacking:
             raise UnknownDialect(tree.path, lacking)
         return cls(**found)

@@ -190,13 +190,8 @@ class NotAKernelTree(InputError):
 class UnknownDialect(InputError):
     """samples/bpf is written in a way that no probe knows."""
 
-    def __init__(
-        self, path: Path, lacking: Iterable[tuple[str, Iterable[str], Iterable[str]]]
-    ) -> None:
-        looked = "; ".join(
-            f"{field}: looked for {', '.join(what)}; but {', '.join(found)}"
-            for field, what, found in lacking
-        )
+    def __init__(self, path: Path, lacking: Iterable[tuple[str, Iterable[str]]]) -> None:
+        looked = "; ".join(f"{field}: looked for {', '.join(what)}" for field, what in lacking)
         super().__init__(
             f"{path} speaks no dialect known here: {looked}",
             "if this tree's samples/bpf/Makefile does build samples, its words belong into the"
