@@ -75,9 +75,11 @@
 #include <bpf/libbpf.h>
 
 /*
- * The post's bpf_set_link_xdp_fd() became bpf_xdp_attach() in libbpf 0.8 and
- * was removed by libbpf 1.0.  A tree's libbpf tells which it is: before 0.6 it
- * has no version macro at all, and an undefined macro is 0 here.
+ * The post's bpf_set_link_xdp_fd() became bpf_xdp_attach() in libbpf 0.8 (v5.18,
+ * c359821ac65b "libbpf: streamline low-level XDP APIs") and was removed by libbpf
+ * 1.0 (v6.0, 53e6af3a761c "libbpf: remove deprecated XDP APIs").  A tree's libbpf
+ * tells which it is: before 0.6 (v5.16) it has no version macro at all, and an
+ * undefined macro is 0 here.
  *
  * @prog_fd: the program to attach, or -1 to detach whatever is there
  * Returns 0, or a negative errno; libbpf has then printed the kernel's reason.

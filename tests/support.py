@@ -11,7 +11,7 @@ TREES = Path(__file__).parent / "trees"
 LOGS = Path(__file__).parent / "logs"
 ERAS = (
     *("linux-4.19", "linux-5.0", "linux-5.4", "linux-5.6", "linux-5.10", "linux-5.15"),
-    *("linux-5.17", "linux-6.1", "linux-6.13", "linux-7.2", "vendor"),
+    *("linux-5.17", "linux-6.1", "linux-6.8", "linux-6.13", "linux-7.2", "vendor"),
 )
 
 

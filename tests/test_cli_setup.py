@@ -20,6 +20,7 @@ from conftest import (
     snapshot,
     wait_until,
 )
+from support import TREES
 
 UNWANTED = "drivers/net/loopback.c"
 
@@ -222,6 +223,24 @@ def test_a_users_configuration_is_used_as_it_is(invoke: Invoke, fake_tree: Path)
     assert snapshot(config) == before
     assert not any("allnoconfig" in command for command in outcome.commands())
     assert any("prepare0" in command for command in outcome.commands())
+
+
+def test_setup_patches_what_todays_tools_refuse_and_says_so(
+    invoke: Invoke, fake_tree: Path
+) -> None:
+    top = fake_tree / "Makefile"
+    top.write_text(top.read_text().replace("VERSION = 6", "VERSION = 5"))  # v5.1
+    shutil.copytree(TREES / "linux-5.0/scripts/dtc", fake_tree / "scripts/dtc")
+    before = contents(fake_tree)
+    outcome = invoke("setup", "--tree", fake_tree)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("patched ") == 1
+    assert "patched scripts/dtc/dtc-lexer.l: gcc 10 refuses dtc's second yylloc" in outcome.err
+    lexer = "scripts/dtc/dtc-lexer.l"
+    assert contents(fake_tree)[lexer] != before[lexer]
+    assert "patched" not in invoke("setup", "--tree", fake_tree).err
+    assert invoke("patch", "--tree", fake_tree, "--revert").code == 0
+    assert contents(fake_tree)[lexer] == before[lexer]
 
 
 def test_clean_gives_a_users_tree_back_as_it_was(invoke: Invoke, fake_tree: Path) -> None:

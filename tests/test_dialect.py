@@ -48,6 +48,7 @@ EXPECTED = {
     "linux-5.15": FROM_V5_15,
     "linux-5.17": FROM_V5_16,
     "linux-6.1": FROM_V5_16,
+    "linux-6.8": FROM_V5_16,
     "linux-6.13": FROM_V6_13,
     "linux-7.2": FROM_V6_13,
     "vendor": FROM_V5_6,  # back-ported to v5.4

@@ -1,5 +1,6 @@
 """Changes to a tree: planned, applied, shown, taken back byte for byte."""
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ PLACED = {
         ("xdp_monitor-objs := xdp_monitor_user.o $(XDP_SAMPLE)", OBJECTS, ""),
         ("always-y += xdp_drop_kern.o", ALWAYS, ""),
     ],
-    **dict.fromkeys(("linux-5.15", "linux-5.17", "linux-6.13"), (
+    **dict.fromkeys(("linux-5.15", "linux-5.17", "linux-6.8", "linux-6.13"), (
         ("tprogs-y += xdp_drop", PROGRAMS, ""),
         ("xdp_drop-objs := xdp_drop_user.o $(XDP_SAMPLE)", OBJECTS, ""),
         ("always-y += sock_count_kern.o", ALWAYS, ""),
@@ -199,7 +200,7 @@ HELPED = {
     **dict.fromkeys(("linux-4.19", "linux-5.0", "linux-5.4"), ()),
     **dict.fromkeys(("linux-5.6", "linux-5.10", "vendor"), (PROGRAMS, ALWAYS, WITHOUT_HOSTPROGS)),
     **dict.fromkeys(
-        ("linux-5.15", "linux-5.17", "linux-6.1", "linux-6.13", "linux-7.2"),
+        ("linux-5.15", "linux-5.17", "linux-6.1", "linux-6.8", "linux-6.13", "linux-7.2"),
         (PROGRAMS, OBJECTS, ALWAYS, WITHOUT_HOSTPROGS),
     ),
 }
@@ -408,6 +409,26 @@ def edited(lines: Sequence[str], ours: Sequence[str], steps: Steps) -> list[str]
             index = others[number % len(others)]
             now[index : index + 1] = [f"{line}\n"] if kind == "replace" else []
     return now
+
+
+# Lines of a Makefile; conditionals and continued lines come to their end.
+plain = foreign.filter(lambda line: not re.match(r"\s*(if|else|endif)|.*\\\s*$", line))
+by_hands = st.sampled_from([*THE_POSTS, PROGRAMS, OBJECTS, ALWAYS, "tprogs-$(X)+=a \\\n b"])
+blocks = st.recursive(
+    st.lists(by_hands | plain, max_size=8),
+    lambda inner: st.builds(
+        lambda above, held, below: [*above, "ifdef X", *held, "endif", *below], inner, inner, inner
+    ),
+    max_leaves=8,
+)
+
+
+@given(blocks, st.sampled_from(("\n", "\r\n")))
+def test_any_makefile_is_patched_once_and_can_be_had_back(lines: list[str], ending: str) -> None:
+    before = ending.join([*lines, "# the end"])
+    after = plan_makefile(before, NEW, SAMPLE)
+    assert plan_makefile(after, NEW, SAMPLE) == after
+    assert undo(Change(str(MAKEFILE), before, after, "a test"), after) == before
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -628,27 +649,36 @@ def test_a_patch_applies_where_lines_further_off_differ(
     assert other in util.read_text()
 
 
-@pytest.mark.parametrize("entry", read_series(), ids=lambda entry: entry.patch.stem)
-def test_each_patch_takes_out_what_the_posts_own_tree_has(
-    entry: SeriesEntry, tmp_path: Path
-) -> None:
-    tree = copied("linux-5.0", tmp_path)
+# trees that need patches: the post's own, and one for what began later
+PATCHED_TREES = {"linux-5.0": 5, "linux-6.8": 1}
+
+
+@pytest.mark.parametrize("era", PATCHED_TREES)
+def test_each_patch_that_concerns_a_tree_is_taken_in_and_out(era: str, tmp_path: Path) -> None:
+    tree = copied(era, tmp_path)
     before = contents(tree.path)
-    assert entry.concerns(tree.version)
-    changes = patching.plan_patch(tree, entry, Shell())
-    patching.apply(tree, changes)
-    changed = {name for name, text in contents(tree.path).items() if text != before[name]}
-    assert changed == {change.file for change in changes} != set()
-    assert patching.plan_patch(tree, entry, Shell()) == []
-    patching.revert(tree)
-    assert contents(tree.path) == before
+    concerned = [entry for entry in read_series() if entry.concerns(tree.version)]
+    assert len(concerned) == PATCHED_TREES[era]
+    for entry in concerned:
+        changes = patching.plan_patch(tree, entry, Shell())
+        patching.apply(tree, changes)
+        changed = {name for name, text in contents(tree.path).items() if text != before[name]}
+        assert changed == {change.file for change in changes} != set()
+        assert patching.plan_patch(tree, entry, Shell()) == []
+        patching.revert(tree)
+        assert contents(tree.path) == before
+
+
+def test_every_patch_has_a_tree_that_it_is_tried_on() -> None:
+    versions = [Tree.at(TREES / era).version for era in PATCHED_TREES]
+    assert all(any(map(entry.concerns, versions)) for entry in read_series())
 
 
 def test_a_tree_that_has_all_patches_asks_git_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = copied("linux-5.0", tmp_path)
-    assert len(patched(tree)) == len(read_series()) + 2  # one is for two files; the Makefile
+    assert {change.file for change in patched(tree)} > {str(MAKEFILE), PATCHED}
     monkeypatch.setenv("PATH", str(tmp_path))
     assert patching.plan(tree, SAMPLE, Shell()) == []
 

@@ -116,6 +116,26 @@ def test_a_makefile_patched_by_hand_is_built_and_left_alone(invoke: Invoke, tree
         edit(tree / MAKEFILE, original)
 
 
+def test_the_posts_own_lines_by_hand_are_built_and_left_alone(invoke: Invoke, tree: Path) -> None:
+    original = unpatched(invoke, tree)
+    by_hand = f"""
+hostprogs-y += {PROGRAM}
+{PROGRAM}-objs := bpf_load.o {PROGRAM}_user.o
+always += {OBJECT}
+"""
+    place = "\nalways-y := $(tprogs-y)\n"
+    mine = original.replace(place, f"{by_hand}{place}")
+    assert mine != original
+    try:
+        edit(tree / MAKEFILE, mine)
+        built(invoke, tree)
+        assert by_hand.splitlines()[1] in (tree / MAKEFILE).read_text()
+        assert invoke("patch", "--revert", "--tree", tree).code == 0
+        assert (tree / MAKEFILE).read_text() == mine
+    finally:
+        edit(tree / MAKEFILE, original)
+
+
 # ---- build
 
 

@@ -89,9 +89,9 @@ def plan_makefile(text: str, dialect: Dialect, sample: str) -> str:
     others = sorted(word for word in words if sample in _assigned(lines, word))
     wanted = render("samples_bpf_Makefile.j2", dialect=dialect, sample=sample, others=others)
     for line in wanted.splitlines():
-        variable, *_, word = line.split()
+        variable, how, *_, word = line.split()
         if not _says(lines, variable, word, dialect):
-            index = _position(lines, _places(variable, dialect))
+            index = _position(lines, _places(variable, dialect), anew=how == ":=")
             lines[:index] = _ended(lines[:index], ending)
             lines.insert(index, line + ending)
     return "".join(lines)
@@ -109,27 +109,33 @@ def _places(variable: str, dialect: Dialect) -> Sequence[str]:
 def _says(lines: Sequence[str], variable: str, word: str, dialect: Dialect) -> bool:
     """Whether the Makefile gives the variable this word, and none that can't be built."""
     words = _assigned(lines, variable)
-    return word in words and ("bpf_load.o" not in words or dialect.loader == "bpf_load")
+    links_the_posts_loader = variable.endswith(dialect.objects) and "bpf_load.o" in words
+    return word in words and (dialect.loader == "bpf_load" or not links_the_posts_loader)
 
 
 def _assigned(lines: Sequence[str], variable: str) -> list[str]:
-    """The words of a variable in the end, if every conditional holds."""
+    """The words that a variable has in the end, or would have if conditionals held."""
     words: list[str] = []
-    for line in re.sub(r"\\\r?\n", " ", "".join(lines)).split("\n"):
+    joined = re.sub(r"\\\r?\n", " ", "".join(lines)).split("\n")
+    for line, depth in zip(joined, _depths(joined), strict=True):
         found = re.match(rf"{assigns(variable)}(?P<words>[^#]*)", line)
         if found:
-            words = [*(words if found["how"] == "+" else []), *found["words"].split()]
+            kept = words if depth or found["how"] == "+" else []
+            words = [*kept, *found["words"].split()]
     return words
 
 
-def _position(lines: Sequence[str], places: Sequence[str]) -> int:
-    """The index to insert at: never inside ifdef...endif, nor in a continued line."""
+def _position(lines: Sequence[str], places: Sequence[str], *, anew: bool) -> int:
+    """The index to insert at: never inside ifdef...endif, nor in a continued line.
+
+    What assigns a variable `anew` must come after all that did before.
+    """
     depths = _depths(lines)
     for pattern in places:
         hits = [index for index, line in enumerate(lines) if re.match(pattern, line)]
         outside = [index for index in hits if not depths[index]]
         if hits:
-            index = (outside or hits)[-1]
+            index = hits[-1] if anew and pattern == places[0] else (outside or hits)[-1]
             while index + 1 < len(lines) and (depths[index] or _is_continued(lines[index])):
                 index += 1
             return index + 1
