@@ -364,6 +364,24 @@ def test_dry_of_a_fresh_tree_shows_each_call_of_make(invoke: Invoke, fake_tree: 
         assert any(word in line for line in outcome.commands())
 
 
+@pytest.mark.parametrize(
+    ("rule", "needed", "way"),
+    [
+        ("%/: prepare scripts\n", "headers_install", "samples/bpf/"),  # up to v5.3
+        ("", "headers_install modules_prepare", "M=samples/bpf"),
+    ],
+)
+def test_all_samples_are_built_in_the_trees_own_way(
+    rule: str, needed: str, way: str, invoke: Invoke, fake_tree: Path
+) -> None:
+    with (fake_tree / "Makefile").open("a") as makefile:
+        makefile.write(rule)
+    outcome = invoke("--dry", "build", "--all-samples", "--tree", fake_tree)
+    assert outcome.code == 0, outcome.err
+    made = [command.partition(" make -j")[2].rstrip(")") for command in outcome.commands()]
+    assert [words.split()[1:] for words in made][-2:] == [needed.split(), [way]]
+
+
 def test_nothing_of_the_checkout_changes_by_using_it(built: Invoke) -> None:
     status = ["git", "status", "--porcelain"]
     before = subprocess.run(status, cwd=PROJECT, capture_output=True, check=True).stdout

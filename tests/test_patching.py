@@ -737,3 +737,19 @@ def test_two_patches_of_one_file_are_both_applied(old_tree: Tree, tmp_path: Path
     assert patching.plan(old_tree, SAMPLE, Shell(), both) == []
     patching.revert(old_tree)
     assert contents(old_tree.path) == before
+
+
+def test_a_patch_of_the_samples_makefile_is_applied_on_top_of_the_lines(
+    old_tree: Tree, tmp_path: Path
+) -> None:
+    text = makefile(old_tree).read_text()
+    other = text.replace("TPROGS_CFLAGS += -Wall -O2", "TPROGS_CFLAGS += -O2")
+    (tmp_path / "a.patch").write_text(Change(str(MAKEFILE), text, other, "").diff())
+    (tmp_path / "series").write_text("a.patch - - why\n")
+    before = contents(old_tree.path)
+    patching.apply(old_tree, patching.plan(old_tree, SAMPLE, Shell(), tmp_path / "series"))
+    after = makefile(old_tree).read_text()
+    assert "TPROGS_CFLAGS += -O2" in after
+    assert f"{PROGRAMS}\n" in after
+    patching.revert(old_tree)
+    assert contents(old_tree.path) == before

@@ -100,7 +100,7 @@ PROBES = (
         "Programs for the machine that builds, by kbuild's own rules, as in the post.",
     ),
     Probe(
-        "programs", "hostprogs", _SAMPLES, assigns("hostprogs"), "", "", "5f2fb52fac15",
+        "programs", "hostprogs", _SAMPLES, assigns("hostprogs"), "v5.6", "", "5f2fb52fac15",
         "kbuild's new name of hostprogs-y: for vendors whose samples didn't go on to tprogs-y.",
     ),
     Probe(
@@ -139,7 +139,7 @@ PROBES = (
     Probe(
         "libbpf", f"{SAMPLES}/libbpf", _SAMPLES, assigns("LIBBPF_OUTPUT"), "v5.16", "",
         "3f7a3318a7c6",
-        "The samples build a libbpf of their own, headers included; v5.15.y has it too.",
+        "The samples build a libbpf of their own, headers included; late v5.15.y too.",
     ),
     Probe(
         "libbpf", _LIBBPF, _SAMPLES, "", "", "v5.16", "",

@@ -85,8 +85,8 @@ def plan_makefile(text: str, dialect: Dialect, sample: str) -> str:
     """
     lines = _lines(text)
     ending = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    words = {value for value in values("programs") if value != dialect.programs}
-    others = sorted(word for word in words if sample in _assigned(lines, word))
+    lists = [variable for variable in values("programs") if variable != dialect.programs]
+    others = [variable for variable in lists if sample in _assigned(lines, variable)]
     wanted = render("samples_bpf_Makefile.j2", dialect=dialect, sample=sample, others=others)
     for line in wanted.splitlines():
         variable, how, *_, word = line.split()
@@ -207,8 +207,8 @@ def plan_patch(
 ) -> list[Change]:
     """What applying one patch of the series, on top of what is planned, changes.
 
-    Nothing if the tree has it already.  Raises PatchDoesNotApply, with git's
-    reason, if it fits neither way.
+    Nothing if the tree has it already, or has nothing of what the patch takes
+    out.  Raises PatchDoesNotApply, with git's reason, if it fits neither way.
     """
     patch = PatchSet.from_filename(str(entry.patch))
     texts = {}
@@ -269,18 +269,18 @@ def plan(tree: Tree, sample: str, shell: Shell, series: Path = SERIES) -> list[C
     text = _read(tree.path / MAKEFILE)
     after = plan_makefile(text, Dialect.of(tree), sample)
     changes = [Change(str(MAKEFILE), text, after, f"the sample {sample}")] if after != text else []
-    return changes + plan_series(tree, series)
+    return changes + plan_series(tree, series, changes)
 
 
-def plan_series(tree: Tree, series: Path = SERIES) -> list[Change]:
-    """The patches that the tree needs, whatever is to be built in it.
+def plan_series(tree: Tree, series: Path = SERIES, planned: Sequence[Change] = ()) -> list[Change]:
+    """The patches that the tree needs, whatever is to be built in it, on top of what is planned.
 
     Raises BadSeries, PatchDoesNotApply.
     """
     changes: list[Change] = []
     for entry in read_series(series):
         if entry.concerns(tree.version):
-            changes += plan_patch(tree, entry, Shell(), changes)
+            changes += plan_patch(tree, entry, Shell(), [*planned, *changes])
     return changes
 
 
