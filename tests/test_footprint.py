@@ -66,6 +66,19 @@ def test_what_is_made_is_removed_and_nothing_else(tree: Tree, log: Path) -> None
     assert not (tree.path / "include").exists()
 
 
+def test_a_directory_goes_if_it_is_empty_and_was_made_meanwhile(tree: Tree, log: Path) -> None:
+    theirs = tree.path / "theirs"
+    theirs.mkdir()
+    with footprint.recorded(tree, "", log=log):
+        for name in ("empty/below", "used"):
+            (tree.path / name).mkdir(parents=True)
+    (tree.path / "used/mine").write_text("the user's")
+    assert footprint.remove(tree) == (0, [])
+    assert theirs.exists()
+    assert not (tree.path / "empty").exists()
+    assert (tree.path / "used/mine").read_text() == "the user's"
+
+
 def test_what_a_killed_process_made_is_removed_too(tree: Tree, log: Path) -> None:
     before = files(tree)
     kill_in_the_middle(tree, log, "samples/bpf")

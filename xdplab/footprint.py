@@ -2,7 +2,8 @@
 
 kbuild writes one to three thousand files: the configuration, generated headers,
 scripts, libbpf.  `make mrproper` would miss some of them (the program, libbpf)
-and take others that aren't ours.
+and take others that aren't ours.  Old trees leave directories with nothing in
+them too (.tmp_versions, up to v5.3): a name that ends in "/" is a directory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -91,6 +93,9 @@ def remove(tree: Tree) -> tuple[int, list[str]]:
     directories: set[Path] = set()
     for name, stamp in _created(tree).items():
         path = tree.path / name
+        if name.endswith("/"):
+            directories.add(Path(name))
+            continue
         if not os.path.lexists(path):
             continue
         if not _is(tree, name, stamp):
@@ -107,7 +112,7 @@ def remove(tree: Tree) -> tuple[int, list[str]]:
 
 
 def _names(tree: Tree, below: Sequence[str]) -> set[str]:
-    """Every file below these directories, by its name from the tree's top."""
+    """Every file and directory below these directories, by its name from the tree's top."""
     found: set[str] = set()
     top = f"{tree.path}/"
     for start in below:
@@ -116,9 +121,12 @@ def _names(tree: Tree, below: Sequence[str]) -> set[str]:
                 names[:] = [name for name in names if name not in (str(STATE), ".git")]
             prefix = f"{directory}/".removeprefix(top)
             found.update(prefix + file for file in files)
+            found.update(f"{prefix}{name}/" for name in names)
     return found
 
 
 def _stamp(path: Path) -> Stamp:
     status = path.lstat()
+    if stat.S_ISDIR(status.st_mode):
+        return [0, 0]  # what is written into it makes it no other directory
     return [status.st_size, status.st_mtime_ns]
