@@ -24,6 +24,7 @@ from xdplab.sample import Sample
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
 SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
 COMPILERS = {"gcc": "the compiler of the user half", "clang": "the compiler of the kernel half"}
+MEND = {"mend": "set right what can be of a damaged tree, until invoke patch --revert"}
 WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace"}
 TUTORIAL = "xdp_ip_filter"
 
@@ -52,6 +53,7 @@ def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
     source="auto, git, distro (the distribution's linux-source package) or tarball",
     tree="use this kernel tree of yours, where it is",
     remote="the git repository, or the tarball, to get it from",
+    **MEND,
 )
 def setup(
     lab: Lab,
@@ -59,6 +61,7 @@ def setup(
     source: str = "auto",
     tree: str | None = None,
     remote: str | None = None,
+    mend: bool = False,
 ) -> None:
     """Steps 1 to 3: get a kernel tree, configure it, make the headers that a build needs."""
     wanted = obtaining.Wanted.of(
@@ -71,8 +74,9 @@ def setup(
     tools = lab.toolchain()
     with lab.view.stage("setup") as stage:
         found = obtaining.obtain(
-            wanted, lab.workspace, tools, lab.shell, stage.report, stage.line, lab.view.say
-        )
+            wanted, lab.workspace, tools, lab.shell, stage.report, stage.line, lab.view.say,
+            mend=mend,
+        )  # fmt: skip
     lab.view.tree(found)
 
 
@@ -100,12 +104,12 @@ def patch(
     """Step 5: put the sample into samples/bpf/Makefile, in the tree's own words."""
     target = lab.tree(kernel, tree)
     if revert:
-        with target.locked(dry=lab.shell.dry):
-            reverted = patching.revert(target, dry=lab.shell.dry)
+        with lab.workspace.locked(target, dry=lab.shell.dry):
+            reverted = lifecycle.revert(target, dry=lab.shell.dry)
         lab.view.done(reverted, nothing=f"{target.path} has no change of ours")
         return
     pair = Sample.find(sample)
-    with target.locked(dry=show or lab.shell.dry):
+    with lab.workspace.locked(target, dry=show or lab.shell.dry):
         changes = patching.plan(target, pair.name, lab.shell)
         patching.apply(target, changes, dry=show or lab.shell.dry)
     lab.view.changes(target, changes)
@@ -115,6 +119,7 @@ def patch(
     **TREE,
     **SAMPLE,
     **COMPILERS,
+    **MEND,
     all_samples="build every sample of the tree, the post's way",
     trace="let the kernel half log each packet: forty times slower",
 )
@@ -125,6 +130,7 @@ def build(
     sample: str = TUTORIAL,
     gcc: str | None = None,
     clang: str | None = None,
+    mend: bool = False,
     all_samples: bool = False,
     trace: bool = False,
 ) -> None:
@@ -132,8 +138,9 @@ def build(
     target, pair, tools = lab.tree(kernel, tree), Sample.find(sample), lab.toolchain(gcc, clang)
     with lab.view.stage(f"building {pair.name}", pair) as stage:
         result = building.build(
-            target, pair, tools, lab.workspace, lab.shell, stage.line, trace=trace
-        )
+            target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say,
+            mend=mend, trace=trace,
+        )  # fmt: skip
     lab.view.built(result, dry=lab.shell.dry)
     if all_samples:
         with lab.view.stage("building all samples") as stage:

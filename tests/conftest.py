@@ -27,6 +27,8 @@ from stat import S_ISDIR
 import platformdirs
 import pytest
 
+from xdplab.damage import EVERY_TREE
+
 PROJECT = Path(__file__).resolve().parents[1]
 KERNELS = ("6.1", "5.10")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -247,6 +249,7 @@ def invoke(workspace: Path) -> Invoke:
 
 
 FAKE = {
+    **dict.fromkeys(EVERY_TREE, ""),
     # $(PAUSE) comes from the environment: a test can stop make where it likes
     "Makefile": """\
         VERSION = 6

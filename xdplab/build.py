@@ -6,12 +6,13 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xdplab import footprint, kbuild, patching
+from xdplab import damage, footprint, kbuild, patching
+from xdplab.blame import messages
 from xdplab.dialect import Dialect
 from xdplab.errors import FileInTheWay, NotBuilt
 from xdplab.files import read_json, require_space, write_json, write_whole
@@ -62,16 +63,20 @@ class Build:
 
 def build(
     tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace, shell: Shell,
-    on_line: OnLine, *, trace: bool = False,
+    on_line: OnLine, tell: Callable[[str], None], *, mend: bool = False, trace: bool = False,
 ) -> Build:  # fmt: skip
     """Build the pair, as far as it isn't built yet; make decides what is stale.
 
-    With `trace` the kernel half logs each packet.  Raises what patching and
+    With `mend` a damaged tree is mended first, and `tell` hears of it; with
+    `trace` the kernel half logs each packet.  Raises Damaged, what patching and
     kbuild raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
     """
     directory = workspace.build(tree.key, sample.name)
     log = directory / "build.log"
-    with tree.locked(dry=shell.dry):
+    damage.require_whole(tree, shell, mend=mend)
+    with workspace.locked(tree, dry=shell.dry):
+        if mend:
+            damage.mend(tree, shell, tell)
         patching.apply(tree, patching.plan(tree, sample.name, shell), dry=shell.dry)
         kbuild.prepare(tree, tools, shell, on_line)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
@@ -111,7 +116,7 @@ def build_all_samples(
     A clang that fails is not make's failure here: what it left is told apart.
     """
     log = workspace.build(tree.key, "all-samples") / "build.log"
-    with tree.locked(dry=shell.dry):
+    with workspace.locked(tree, dry=shell.dry):
         kbuild.prepare(tree, tools, shell, on_line, all_samples=True)
         if not shell.dry:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +142,7 @@ def place(tree: Tree, sample: Sample, tools: Toolchain, *, trace: bool) -> None:
     Raises FileInTheWay rather than overwrite a file of the user's, or a copy
     that the user edited there.
     """
-    placed = _placed(tree)
+    placed = tree.placed()
     copies = [(tree.samples / source.name, source) for source in sample.sources]
     texts = {target: source.read_bytes() for target, source in copies}
     if trace:
@@ -157,12 +162,6 @@ def place(tree: Tree, sample: Sample, tools: Toolchain, *, trace: bool) -> None:
     if tree.samples / COMPAT.name in different or tree.recall("clang") != tools.clang:
         (tree.samples / sample.object).unlink(missing_ok=True)
         tree.remember(clang=tools.clang)
-
-
-def _placed(tree: Tree) -> dict[str, str]:
-    """The copies that we put there, and what was in them."""
-    placed = tree.recall("placed")
-    return placed if isinstance(placed, dict) else {}
 
 
 def _sha256(path: Path) -> str:
@@ -191,24 +190,10 @@ def _from_here(path: Path) -> str:
 def about_pair(sample: Sample, lines: Sequence[Line]) -> list[str]:
     """What compilers said of the pair, in their words: each message with its context."""
     said: list[str] = []
-    for message in _messages(line.text for line in lines if line.stream == "err"):
+    for message in messages(lines):
         if any(source.name in line for source in sample.sources for line in message):
             said += [user_paths(sample, line) for line in message]
     return said
-
-
-def _messages(lines: Iterable[str]) -> list[list[str]]:
-    """Compilers' words, message by message: the way to the place, the fault, its notes."""
-    messages: list[list[str]] = [[]]
-    on_the_way = False
-    for line in lines:
-        leads = re.match(r"In file included from|\s+from |\S+: (In|At) ", line)
-        faults = re.match(r"\S+:\d+:(?!.* note: )|\S+:\(\.|make|WARNING", line)
-        if (leads or faults) and not on_the_way:
-            messages.append([])
-        messages[-1].append(line)
-        on_the_way = bool(leads)
-    return messages
 
 
 # ---- the result
@@ -267,6 +252,7 @@ def _keep(
         "origin": tree.origin,
         "dialect": asdict(Dialect.of(tree)),
         "patches": [change.why for change in patching.recorded(tree)],
+        "mended": damage.mended(tree),
         "trace": trace,
         "compilers": {"gcc": tools.gcc, "clang": tools.clang},
         "command": list(finished.argv),

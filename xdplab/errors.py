@@ -167,6 +167,62 @@ class Denied(InputError):
         )
 
 
+class SomebodyElses(InputError):
+    """Root is to work in a tree that belongs to another user."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        super().__init__(
+            f"{path} is {owner}'s: files that root makes in it, {owner} can't remove",
+            f"run this as {owner}: only the filter itself is run as root, and the harness asks"
+            " sudo for that; or copy the tree",
+        )
+
+
+class Unfinished(InputError):
+    """A git operation is under way in the tree."""
+
+    def __init__(self, path: Path, operation: str) -> None:
+        super().__init__(
+            f"{path} is in the middle of a git {operation}",
+            f"finish it: git {operation} --continue; or give it up: git {operation} --abort",
+        )
+
+
+class Damaged(InputError):
+    """A tree whose files aren't as they were released.
+
+    `hurt` tells what can be mended, `git_cures` what git has against it;
+    `missing` are files that aren't there, `tracked` those of them that git has.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tag: str,
+        hurt: Iterable[str],
+        git_cures: Iterable[str],
+        missing: Iterable[str],
+        tracked: Iterable[str],
+    ) -> None:
+        hurt, missing, tracked = list(hurt), list(missing), list(tracked)
+        cures = []
+        if tracked:
+            cures.append(shlex.join(["git", "-C", str(path), "checkout", "HEAD", "--", *tracked]))
+        if set(missing) - set(tracked):
+            cures.append(
+                "copy what is missing from the same release, or get the whole tree anew:"
+                f" invoke setup --kernel {tag}"
+            )
+        if hurt:
+            rest = "the rest" if missing else "it"
+            cures.append(f"the same command with --mend mends {rest}, until invoke patch --revert")
+        cures += [f"or by git: {cure}" for cure in git_cures]
+        lacks = [f"it has no {', no '.join(missing)}"] if missing else []
+        super().__init__(
+            f"{path}, {tag}, is damaged: {'; '.join([*hurt, *lacks])}", "\n".join(cures)
+        )
+
+
 class NotBuiltYet(InputError):
     """A command needs a build, and the pair wasn't built in that tree."""
 
@@ -301,6 +357,13 @@ class MakeFailed(BuildFailed):
 
     def __init__(self, what: str, log: Path) -> None:
         super().__init__(f"{what} failed; the compiler's words are above", f"whole log: {log}")
+
+
+class TreeFails(BuildFailed):
+    """make failed for a file of the tree, not for the pair."""
+
+    def __init__(self, what: str, fault: str, cure: str, log: Path) -> None:
+        super().__init__(f"{what} failed: {fault}", f"{cure}\nwhole log: {log}")
 
 
 class NotBuilt(BuildFailed):

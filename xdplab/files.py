@@ -17,11 +17,12 @@ from typing import Any
 from xdplab.errors import Held, NoSpace, Wrecked
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step, keeping the mode of what was there."""
+def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Put `content` at `path` in one step, keeping the mode of what was there if none is given."""
     path = path.resolve()  # what a symbolic link leads to, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o7777 if path.exists() else None
+    if mode is None and path.exists():
+        mode = path.stat().st_mode & 0o7777
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:

@@ -39,7 +39,7 @@ def recorded(tree: Tree, *below: str, log: Path, dry: bool = False) -> Iterator[
     created = _created(tree)
     # what somebody wrote to since isn't ours any more
     _write_created(tree, {name: stamp for name, stamp in created.items() if _is(tree, name, stamp)})
-    names = sorted(_names(tree, below))
+    names = sorted(names_below(tree, below))
     write_json(tree.state(_BEFORE), {"below": below, "names": names, "log": str(log)})
     try:
         yield
@@ -59,7 +59,7 @@ def _settle(tree: Tree) -> None:
 def _book(tree: Tree, below: Sequence[str], before: Sequence[str], last: float) -> None:
     """Add what is new below these directories, and ours made anew, if not after `last`."""
     created = _created(tree)
-    now = _names(tree, below)
+    now = names_below(tree, below)
     ours = (now - set(before)) | (now & created.keys())
     for name in sorted(ours):
         path = tree.path / name
@@ -111,7 +111,7 @@ def remove(tree: Tree) -> tuple[int, list[str]]:
     return removed, kept
 
 
-def _names(tree: Tree, below: Sequence[str]) -> set[str]:
+def names_below(tree: Tree, below: Sequence[str]) -> set[str]:
     """Every file and directory below these directories, by its name from the tree's top."""
     found: set[str] = set()
     top = f"{tree.path}/"

@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xdplab import footprint
+from xdplab import blame, footprint
 from xdplab.dialect import Dialect
-from xdplab.errors import MakeFailed
+from xdplab.errors import MakeFailed, TreeFails
 from xdplab.files import require_space, write_whole
 from xdplab.process import Finished, Line, Shell
 from xdplab.sample import Sample
@@ -49,7 +49,7 @@ def prepare(
     """Configure the tree and make the headers and scripts that a build needs, if need be.
 
     A configuration of the user's own is used as it is.  Raises UnknownDialect,
-    MakeFailed.
+    MakeFailed, or TreeFails if the tree is to blame.
     """
     if is_prepared(tree, all_samples=all_samples):
         return
@@ -118,5 +118,7 @@ def _make(
     )
     if finished.code:
         targets = [word for word in arguments if "=" not in word]
-        raise MakeFailed(shlex.join(["make", *(targets or arguments[:1])]), log)
+        what = shlex.join(["make", *(targets or arguments[:1])])
+        fault = blame.of(tree, finished.lines)
+        raise TreeFails(what, fault.words, fault.cure, log) if fault else MakeFailed(what, log)
     return finished

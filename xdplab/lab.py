@@ -50,10 +50,12 @@ class Lab:
         )
 
     def tree(self, kernel: str | None, path: str | None) -> Tree:
-        """The tree that --kernel or --tree names, or else the current one, to be written to."""
+        """The tree that --kernel or --tree names, or else the current one, to be written to.
+
+        Raises what Tree.require_ready raises.
+        """
         tree = self._find(kernel, path)
-        if not self.shell.dry:
-            self.workspace.note_foreign_tree(tree.path)
+        tree.require_ready()
         return tree
 
     def _find(self, kernel: str | None, path: str | None) -> Tree:

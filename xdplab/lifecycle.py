@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xdplab import footprint, netlink, patching, setup, testbed
+from xdplab import damage, footprint, netlink, patching, setup, testbed
 from xdplab.errors import NoSuchInterface, NothingRuns, NotOurs, StillAttached
 from xdplab.netlink import IP_LINK_WORDS, Attached
 from xdplab.process import Shell
@@ -189,12 +189,27 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     return done
 
 
+def revert(tree: Tree, *, dry: bool = False) -> list[str]:
+    """Take back what was done to the tree's own files, the last first; gives what was done.
+
+    Raises CannotRevert.
+    """
+    done = [f"reverted {tree.path / name}" for name in patching.revert(tree, dry=dry)]
+    restored, kept = damage.revert(tree, dry=dry)
+    if restored:
+        done.append(f"brought {restored} mended files of {tree.path} back to what they were")
+    return done + _left(tree, kept)
+
+
 def _as_found(tree: Tree) -> list[str]:
     """Revert all changes of a tree, and remove what builds left in it."""
-    done = [f"reverted {tree.path / name}" for name in patching.revert(tree)]
+    done = revert(tree)
     removed, kept = footprint.remove(tree)
     if removed:
         done.append(f"removed {removed} files that builds left in {tree.path}")
-    done += [f"left {tree.path / name}: somebody wrote to it since" for name in kept]
     tree.forget()
-    return done
+    return done + _left(tree, kept)
+
+
+def _left(tree: Tree, kept: Sequence[str]) -> list[str]:
+    return [f"left {tree.path / name}: somebody wrote to it since" for name in kept]

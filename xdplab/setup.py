@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab import kbuild, patching
+from xdplab import damage, kbuild, patching
 from xdplab.errors import (
     InputError,
     LabError,
@@ -113,22 +113,26 @@ def foreign(workspace: Workspace) -> list[Tree]:
 
 def obtain(
     wanted: Wanted, workspace: Workspace, tools: Toolchain, shell: Shell, report: Report,
-    on_line: OnLine, tell: Tell,
+    on_line: OnLine, tell: Tell, *, mend: bool = False,
 ) -> Tree | None:  # fmt: skip
     """Get the tree, make it ready to build, and make it the current one.
 
-    `tell` hears of each thing that was done, and nothing if all was there.
-    Gives no tree in a dry run that would fetch one.  Raises what the sources raise.
+    With `mend` a damaged tree is mended first.  `tell` hears of each thing that
+    was done, and nothing if all was there.  Gives no tree in a dry run that
+    would fetch one.  Raises what the sources, Tree.require_ready and damage raise.
     """
     tree = Tree.at(wanted.tree) if wanted.tree else _present(wanted, workspace)
     if not tree:
         tree = _fetch(wanted, workspace, shell, report, tell)
     if not tree:
         return None
+    tree.require_ready()
+    damage.require_whole(tree, shell, mend=mend)
     if not workspace.owns(tree.path) and not shell.dry:
-        workspace.note_foreign_tree(tree.path)
         tell(f"{tree.path} is yours: what is written into it, invoke clean takes out again")
-    with tree.locked(dry=shell.dry):
+    with workspace.locked(tree, dry=shell.dry):
+        if mend:
+            damage.mend(tree, shell, tell)
         if not kbuild.is_prepared(tree):
             changes = patching.plan_series(tree)
             patching.apply(tree, changes, dry=shell.dry)

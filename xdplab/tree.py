@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import pwd
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab.errors import NotAKernelTree, PathUnfit
-from xdplab.files import locked, read_json, write_json
+from xdplab.errors import Denied, NotAKernelTree, PathUnfit, SomebodyElses, Unfinished
+from xdplab.files import locked, read_json, write_json, write_whole
 from xdplab.version import KernelVersion
 
 SAMPLES = Path("samples/bpf")
 MAKEFILE = SAMPLES / "Makefile"
-STATE = Path(".xdplab")  # the kernel's own .gitignore leaves out names with a dot
+STATE = Path(".xdplab")
 _NEEDED = ("Makefile", "Kbuild", "scripts", str(MAKEFILE), "tools/lib/bpf")
+
+# What git has in its directory while an operation is under way, as git-status(1)
+# looks for it.  Not a bisection: that is what people build for.
+_UNDER_WAY = (
+    ("rebase-merge", "rebase"),
+    ("rebase-apply/applying", "am"),
+    ("rebase-apply", "rebase"),
+    ("MERGE_HEAD", "merge"),
+    ("CHERRY_PICK_HEAD", "cherry-pick"),
+    ("REVERT_HEAD", "revert"),
+)
 
 
 class Origin(StrEnum):
@@ -71,9 +84,39 @@ class Tree:
         """A file of the harness's own, in the tree, so that it moves with it."""
         return self.path / STATE / name
 
+    @property
+    def git_dir(self) -> Path | None:
+        """Its git directory: ".git", or what a worktree's file of that name leads to.
+
+        A repository that the tree is only somewhere in doesn't count.  See
+        gitrepository-layout(5).
+        """
+        place = self.path / ".git"
+        if place.is_file():
+            return self.path / place.read_text().removeprefix("gitdir:").strip()
+        return place if place.is_dir() else None
+
+    def require_ready(self) -> None:
+        """Raise what speaks against writing into the tree, before anything is written.
+
+        SomebodyElses: root would leave files in a user's tree that only root can
+        remove.  Denied, and Unfinished in the middle of a git operation.
+        """
+        owner = self.path.stat().st_uid
+        if os.geteuid() == 0 != owner:
+            raise SomebodyElses(self.path, _user_name(owner))
+        if not os.access(self.path, os.W_OK | os.X_OK):  # false for root too where all is read-only
+            raise Denied(self.path)
+        git_dir = self.git_dir
+        for name, operation in _UNDER_WAY:
+            if git_dir and (git_dir / name).exists():
+                raise Unfinished(self.path, operation)
+
     @contextlib.contextmanager
     def locked(self, *, dry: bool = False) -> Iterator[None]:
         """Be the only process at work in this tree; raises Held."""
+        if not dry and not self.state(".gitignore").exists():
+            write_whole(self.state(".gitignore"), b"*\n")  # not every vendor's leaves out dot files
         with locked(self.state("lock"), dry=dry):
             yield
 
@@ -90,6 +133,18 @@ class Tree:
         if self.origin is not Origin.EXISTING:
             self.remember()
 
+    def placed(self) -> dict[str, str]:
+        """The copies of the pair that are in samples/bpf, and the SHA-256 of each."""
+        placed = self.recall("placed")
+        return placed if isinstance(placed, dict) else {}
+
     def recall(self, field: str) -> object:
         """A fact that was remembered, or None."""
         return (read_json(self.state("tree.json")) or {}).get(field)
+
+
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"  # as sudo(8) takes it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import platformdirs
 
 from xdplab.errors import PathUnfit
 from xdplab.files import read_json, write_json, write_whole
+from xdplab.tree import Tree
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,11 +69,14 @@ class Workspace:
         """The users' own trees that commands were told to work in."""
         return [Path(name) for name in read_json(self.root / "foreign-trees.json") or []]
 
-    def note_foreign_tree(self, path: Path) -> None:
-        """Let clean know that something may have to be taken back in a tree that isn't ours."""
+    @contextlib.contextmanager
+    def locked(self, tree: Tree, *, dry: bool = False) -> Iterator[None]:
+        """Be the only process at work in a tree, and let clean know of it; raises Held."""
         known = self.foreign_trees()
-        if path not in known and not self.owns(path):
-            write_json(self.root / "foreign-trees.json", [str(one) for one in [*known, path]])
+        if tree.path not in known and not self.owns(tree.path) and not dry:
+            write_json(self.root / "foreign-trees.json", [str(one) for one in [*known, tree.path]])
+        with tree.locked(dry=dry):
+            yield
 
     def new_run(self) -> RunRecord:
         """A new record for a run that begins now."""

@@ -218,7 +218,7 @@ def _fetch_blobs(repo: Repo, tag: str, remote: str, shell: Shell, report: Report
     A checkout would fetch them too, but shows no progress over a pipe.  git
     asks for none of a batch that is there already.
     """
-    wanted = re.compile(_regex())
+    wanted = read_by_builds()
     listing = repo.git.ls_tree("-r", "-z", tag).split("\0")
     entries = (line.split("\t", 1) for line in listing if line)
     blobs = sorted({entry.split()[2] for entry, name in entries if wanted.fullmatch(name)})
@@ -355,6 +355,11 @@ def _progress(what: str, report: Report) -> RemoteProgress:
 def _paths() -> list[str]:
     arch = _ARCH.get(platform.machine(), platform.machine())
     return [row.format(arch=arch) for row in PATHS]
+
+
+def read_by_builds() -> re.Pattern[str]:
+    """What the names of the files that a build reads match, from the tree's top."""
+    return re.compile(_regex())
 
 
 def _sparse_pattern(row: str) -> str:
