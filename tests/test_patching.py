@@ -493,6 +493,16 @@ def test_a_line_that_we_deleted_comes_back_to_its_place() -> None:
     assert undo(change, "c\na\n") in ("c\na\nb\n", "b\nc\na\n")
 
 
+@pytest.mark.parametrize(("was", "became"), [("\n", "\r\n"), ("\r\n", "\n")])
+@pytest.mark.parametrize("edited", ["", "mine"])
+def test_a_change_is_found_again_in_other_line_ends(was: str, became: str, edited: str) -> None:
+    def text(lines: str, ending: str) -> str:
+        return "".join(line + ending for line in lines.split())
+
+    change = Change("file", text("a b c", was), text("a x c y", was), "a test")
+    assert undo(change, text(f"a x c {edited} y", became)) == text(f"a b c {edited}", became)
+
+
 # ---- the diff
 
 

@@ -106,7 +106,8 @@ def _most_scripts_lack_bits(seen: Sequence[File]) -> bool:
 def _unix(file: File) -> File:
     """A text whose lines all end in CRLF gets plain ends: only then there is one way back."""
     text = replace(file, content=file.content.replace(b"\r\n", b"\n"))
-    return text if b"\0" not in file.content and _dos(text) == file else file
+    only_way = b"\0" not in file.content and b"\r\n" not in text.content
+    return text if only_way and _dos(text) == file else file
 
 
 def _dos(file: File) -> File:

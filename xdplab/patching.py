@@ -12,7 +12,7 @@ import itertools
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unidiff.patch import PatchedFile, PatchSet
@@ -48,6 +48,22 @@ class Change:
                 _lines(self.before), _lines(self.after), f"a/{self.file}", f"b/{self.file}"
             )
         )
+
+    def with_line_ends_of(self, current: str) -> Change:
+        """The change as it is in a file whose line ends were all turned into others since."""
+        if "\r\n" in self.after and "\r\n" not in current:
+            return replace(self, before=_unix(self.before), after=_unix(self.after))
+        if "\r\n" not in self.after and current == _dos(_unix(current)) != _unix(current):
+            return replace(self, before=_dos(self.before), after=_dos(self.after))
+        return self
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n")
+
+
+def _dos(text: str) -> str:
+    return text.replace("\n", "\r\n")
 
 
 def _lines(text: str) -> list[str]:
@@ -320,13 +336,14 @@ def revert(tree: Tree, *, dry: bool = False) -> list[str]:
 
 
 def undo(change: Change, current: str, path: Path | None = None) -> str:
-    """`current` without the change, whatever other lines of it were edited since.
+    """`current` without the change, whatever other lines, or all line ends, were edited since.
 
     What somebody took back by hand already is left so.  Raises CannotRevert if
     lines that the change replaced were edited: then nobody can say what is meant.
     """
     if current in (change.before, change.after):
         return change.before
+    change = change.with_line_ends_of(current)
     before, after, now = _lines(change.before), _lines(change.after), _lines(current)
     hunks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     was, became = _matches(before, now), _matches(after, now)
