@@ -250,6 +250,19 @@ def test_all_but_running_works_without_root(nobody: Path, sudo: str) -> None:
         assert_refused(outcome, 69, "needs root", "sudo")
 
 
+def test_a_tree_that_a_user_may_only_read(nobody: Path) -> None:
+    tree = make_fake_tree(nobody / "roots")
+    invoke = Invoke(nobody / "workspace", cwd=nobody / "checkout")
+    before = snapshot(tree)
+    for command in ("setup", "patch", "build"):
+        outcome = invoke(command, "--tree", tree, env={"HOME": str(nobody)}, under=NOBODY)
+        assert_refused(outcome, 2, f"no permission for {tree}", "copy it")
+    assert snapshot(tree) == before
+    assert not invoke.workspace.exists()
+    outcome = invoke("clean", env={"HOME": str(nobody)}, under=NOBODY)
+    assert outcome.code == 0, outcome.err
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> tuple[Path, tuple[str, ...]]:
     """A place, and the prefix of commands that see a disk of 8 MB there, and list it after."""
