@@ -393,21 +393,24 @@ def test_missing_files_are_named_and_nothing_written(
 
 
 @pytest.mark.parametrize(
-    ("file", "line"),
+    ("file", "line", "named"),
     [
-        ("Makefile", "include scripts/Makefile.clang"),
-        ("Makefile", "include $(srctree)/scripts/Makefile.clang"),
-        ("scripts/Kbuild.include", "clang := -f $(srctree)/scripts/Makefile.clang obj"),
-        ("scripts/Makefile.build", "  include scripts/Makefile.clang # for clang"),
+        ("Makefile", "include scripts/Makefile.clang", "scripts/Makefile.clang"),
+        ("Makefile", "include $(srctree)/scripts/Makefile.clang", "scripts/Makefile.clang"),
+        ("scripts/Kbuild.include", "b := -f $(srctree)/scripts/Makefile.c o", "scripts/Makefile.c"),
+        ("scripts/Makefile.build", "  include scripts/Makefile.c # always", "scripts/Makefile.c"),
+        ("tools/lib/bpf/Makefile", "VERSION_SCRIPT\t:= libbpf.map", "tools/lib/bpf/libbpf.map"),
     ],
 )
-def test_what_the_trees_own_makefiles_name_must_be_there(linux: Path, file: str, line: str) -> None:
-    (linux / "scripts/Makefile.clang").touch()
+def test_what_the_trees_own_makefiles_name_must_be_there(
+    linux: Path, file: str, line: str, named: str
+) -> None:
+    (linux / named).touch()
     with (linux / file).open("a") as makefile:
         makefile.write(f"{line}\n")
     assert look(linux) == WHOLE
-    lose(linux, "scripts/Makefile.clang")
-    assert look(linux) == Look(("scripts/Makefile.clang",), ())
+    lose(linux, named)
+    assert look(linux) == Look((named,), ())
 
 
 def test_what_git_has_is_put_back_by_the_command_that_is_told(invoke: Invoke, linux: Path) -> None:

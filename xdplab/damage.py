@@ -43,11 +43,15 @@ EVERY_TREE = (
 )
 _ALSO_READ = ("Makefile", "Kbuild", "samples/bpf/Makefile")  # Tree.at has seen that they are there
 
-# A makefile of the tree that another reads: "include", which unlike "-include"
-# can't do without, and "make -f".  A name with a variable in it is anybody's guess.
-_NAMES_MAKEFILE = re.compile(
-    rb"(?:^[ \t]*include|\s-f)[ \t]+(?:\$\(srctree\)/)?((?:scripts|tools)/[\w./-]+)(?![\w./$-])",
-    re.MULTILINE,
+# What the makefiles below a directory name, from there: other makefiles of the
+# tree, by "include", which unlike "-include" can't do without, or "make -f"; and
+# libbpf's linker script, from v5.0 on.  A name with a variable in it is anybody's guess.
+_NAMED = (
+    (
+        "",
+        r"(?:^[ \t]*include|\s-f)[ \t]+(?:\$\(srctree\)/)?((?:scripts|tools)/[\w./-]+)(?![\w./$-])",
+    ),
+    ("tools/lib/bpf/", r"^VERSION_SCRIPT[ \t]*:=[ \t]*([\w.-]+)"),
 )
 
 
@@ -123,7 +127,7 @@ KINDS = (
          "git config core.autocrlf false, and a fresh checkout",
          lambda seen: any(_unix(file) != file for file in seen), _unix, _dos),
 )  # fmt: skip
-_NAMED = {kind.name: kind for kind in KINDS}
+_BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 # ---- the record
@@ -152,13 +156,13 @@ class Mark:
     def mended(self, file: File) -> File:
         """The file as it is to be."""
         for name in self.kinds:
-            file = _NAMED[name].mended(file)
+            file = _BY_NAME[name].mended(file)
         return file
 
     def damaged(self, file: File) -> File:
         """The file as it was found, out of the mended one."""
         for name in self.kinds:
-            file = _NAMED[name].damaged(file)
+            file = _BY_NAME[name].damaged(file)
         return file
 
 
@@ -192,14 +196,19 @@ def look(tree: Tree) -> Look:
         return any(kind.name in mark.kinds and kind.hurts(seen[n]) for n, mark in marks.items())
 
     kinds = tuple(k for k in KINDS if k.shows(list(seen.values())) or came_back(k))
-    named = {
-        name.decode()
-        for path, file in seen.items()
-        if Path(path).name.startswith(("Makefile", "Kbuild"))
-        for name in _NAMES_MAKEFILE.findall(file.content)
-    }
-    missing = (name for name in named.union(EVERY_TREE) if not (tree.path / name).exists())
+    wanted = {*EVERY_TREE, *_named(seen)}
+    missing = (name for name in wanted if not (tree.path / name).exists())
     return Look(tuple(sorted(missing)), kinds)
+
+
+def _named(seen: Mapping[str, File]) -> Iterator[str]:
+    """What the makefiles among them name."""
+    for path, file in seen.items():
+        if Path(path).name.startswith(("Makefile", "Kbuild")):
+            text = file.content.decode(errors="replace")
+            for place, pattern in _NAMED:
+                if path.startswith(place):
+                    yield from (place + name for name in re.findall(pattern, text, re.MULTILINE))
 
 
 def _seen(tree: Tree) -> dict[str, File]:
