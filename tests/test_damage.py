@@ -260,14 +260,22 @@ def test_a_file_that_is_gone_since_is_nobodys(linux: Path) -> None:
     assert state(linux) == before
 
 
-@DAMAGE
-def test_damage_that_comes_back_is_seen_and_mended_again(linux: Path, hurt: Hurt) -> None:
+@pytest.mark.parametrize(
+    ("hurt", "again"),
+    [(lose_exec_bits, "mode"), (gain_carriage_returns, "content"), (both, "mode"),
+     (both, "content"), (both, "mode and content")],
+)  # fmt: skip
+def test_damage_that_comes_back_is_seen_and_mended_again(
+    linux: Path, hurt: Hurt, again: str
+) -> None:
     hurt(linux)
     before = state(linux)
     mend(linux)
     mode, content = before[EXECUTABLE[0]]  # git checkout of one file
-    (linux / EXECUTABLE[0]).write_bytes(content)
-    (linux / EXECUTABLE[0]).chmod(mode)
+    if "content" in again:
+        (linux / EXECUTABLE[0]).write_bytes(content)
+    if "mode" in again:
+        (linux / EXECUTABLE[0]).chmod(mode)
     assert look(linux).kinds
     mend(linux)
     assert look(linux) == WHOLE

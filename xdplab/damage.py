@@ -269,9 +269,12 @@ def _plan(tree: Tree, kinds: Sequence[Kind]) -> dict[str, Mark]:
     return {name: mark for name, mark in marks if mark.kinds}
 
 
-def _carry_out(tree: Tree, plan: dict[str, Mark]) -> None:
-    record = _marks(tree) | plan
-    write_json(tree.state(_RECORD), {name: asdict(mark) for name, mark in record.items()})
+def _carry_out(tree: Tree, plan: Mapping[str, Mark]) -> None:
+    marks = _marks(tree)
+    for name, mark in plan.items():
+        before = marks.get(name, mark).kinds  # only one kind of damage may have come back
+        marks[name] = replace(mark, kinds=sorted({*before, *mark.kinds}))
+    write_json(tree.state(_RECORD), {name: asdict(mark) for name, mark in marks.items()})
     seen = _seen(tree)
     for name in sorted(plan, key=lambda name: (name in seen, name)):
         path = tree.path / name
