@@ -263,6 +263,8 @@ FAKE = {
         allnoconfig:
         > @test "$(KCONFIG_ALLCONFIG)" -ef .xdplab/config
         > @cp .xdplab/config .config
+        olddefconfig:
+        > @echo CONFIG_OF_TODAY=y >> "$(KCONFIG_CONFIG)"
         prepare0: scripts
         > @$(PAUSE)
         > @mkdir -p include/generated
@@ -273,7 +275,7 @@ FAKE = {
         > @echo 'int f(void) { return 0; }' | clang --target=bpf -x c -c -o $@ -
         $(obj)/%: $(obj)/%_user.c
         > @cp /bin/true $@
-        .PHONY: all allnoconfig prepare0 scripts
+        .PHONY: all allnoconfig olddefconfig prepare0 scripts
         """,
     "Kbuild": "",
     "Kconfig": "",

@@ -30,6 +30,7 @@ CONFIG = "CONFIG_64BIT=y\nCONFIG_MODULES=y\n"
 _PIPEFAIL = ("SHELL=/bin/bash", ".SHELLFLAGS=-o pipefail -c")
 
 _PREPARE_LOG = "prepare.log"
+_COPY = "config-of-yours"  # in the tree's state
 _LAST_MADE = "include/generated/asm-offsets.h"  # gone after make mrproper
 
 _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
@@ -48,32 +49,40 @@ def prepare(
 ) -> None:
     """Configure the tree and make the headers and scripts that a build needs, if need be.
 
-    A configuration of the user's own is used as it is.  Raises UnknownDialect,
+    A configuration of the user's own is used, in a copy: kbuild writes into what
+    it uses whatever today's compiler adds to it.  Raises UnknownDialect,
     MakeFailed, or TreeFails if the tree is to blame.
     """
     if is_prepared(tree, all_samples=all_samples):
         return
     require_space(tree.path, 200 * 2**20)
     dialect = Dialect.of(tree)
-    own = tree.recall("configured") or not (tree.path / ".config").exists()
     if all_samples and tree.origin is Origin.GIT:
         shell.run(["git", "sparse-checkout", "disable"], cwd=tree.path)  # fetches the rest
     with footprint.recorded(tree, "", log=tree.state(_PREPARE_LOG), dry=shell.dry):
-        for step in _configure(tree, shell, all_samples) if own else []:
-            _make(tree, step, tools, shell, on_line)
-            tree.remember(configured=True, dry=shell.dry)
+        _make(tree, _configure(tree, shell, all_samples), tools, shell, on_line)
         needed = dialect.all_need if all_samples else dialect.one_needs
         _make(tree, needed.split(), tools, shell, on_line)
     tree.remember(prepared="all" if all_samples else "sample", dry=shell.dry)
 
 
-def _configure(tree: Tree, shell: Shell, all_samples: bool) -> list[list[str]]:
+def _configure(tree: Tree, shell: Shell, all_samples: bool) -> list[str]:
+    """What to tell make, the files for it in place."""
+    theirs, copy, fragment = tree.path / ".config", tree.state(_COPY), tree.state("config")
+    if _has_own_config(tree):
+        if not shell.dry:
+            write_whole(copy, theirs.read_bytes())
+        return ["olddefconfig"]
+    tree.remember(configured=True, dry=shell.dry)  # so that ours isn't taken for theirs
     if all_samples:
-        return [["defconfig"]]
-    fragment = tree.state("config")
+        return ["defconfig"]
     if not shell.dry:
         write_whole(fragment, CONFIG.encode())
-    return [[f"KCONFIG_ALLCONFIG={fragment.relative_to(tree.path)}", "allnoconfig"]]
+    return [f"KCONFIG_ALLCONFIG={fragment.relative_to(tree.path)}", "allnoconfig"]
+
+
+def _has_own_config(tree: Tree) -> bool:
+    return (tree.path / ".config").exists() and not tree.recall("configured")
 
 
 def make_sample(
@@ -108,8 +117,10 @@ def _make(
     log = log or tree.state(_PREPARE_LOG)
     if not shell.dry:
         log.parent.mkdir(parents=True, exist_ok=True)
+    copy = tree.state(_COPY).relative_to(tree.path)
+    config = [f"KCONFIG_CONFIG={copy}"] if _has_own_config(tree) else []
     finished = shell.run(
-        ["make", f"-j{os.cpu_count()}", *arguments, *tools.variables],
+        ["make", f"-j{os.cpu_count()}", *arguments, *config, *tools.variables],
         cwd=tree.path,
         env={"LC_ALL": "C.UTF-8"},
         log=log,
