@@ -110,7 +110,7 @@ def patch(
         return
     pair = Sample.find(sample)
     with lab.workspace.locked(target, dry=show or lab.shell.dry):
-        changes = patching.plan(target, pair.name, lab.shell)
+        changes = patching.plan(target, pair.name)
         patching.apply(target, changes, dry=show or lab.shell.dry)
     lab.view.changes(target, changes)
 

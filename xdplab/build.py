@@ -77,7 +77,7 @@ def build(
     with workspace.locked(tree, dry=shell.dry):
         if mend:
             damage.mend(tree, shell, tell)
-        patching.apply(tree, patching.plan(tree, sample.name, shell), dry=shell.dry)
+        patching.apply(tree, patching.plan(tree, sample.name), dry=shell.dry)
         kbuild.prepare(tree, tools, shell, on_line)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
             if not shell.dry:

@@ -23,7 +23,7 @@ from xdplab.files import read_json, write_json, write_whole
 from xdplab.process import Shell
 from xdplab.templates import render
 from xdplab.tree import MAKEFILE, Tree
-from xdplab.version import KernelVersion
+from xdplab.version import Range
 from xdplab.workspace import PROJECT
 
 SERIES = PROJECT / "patches" / "series"
@@ -179,18 +179,11 @@ def _depths(lines: Sequence[str]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class SeriesEntry:
-    """A patch, the half-open range of versions that need it, and why."""
+    """A patch, the versions whose trees may need it, and why."""
 
     patch: Path
-    since: KernelVersion | None
-    until: KernelVersion | None
+    versions: Range
     why: str
-
-    def concerns(self, version: KernelVersion) -> bool:
-        """Whether a tree of this version may need it."""
-        return (not self.since or self.since <= version) and (
-            not self.until or version < self.until
-        )
 
 
 def read_series(path: Path = SERIES) -> list[SeriesEntry]:
@@ -203,7 +196,7 @@ def read_series(path: Path = SERIES) -> list[SeriesEntry]:
         words = text.split(maxsplit=3)
         try:
             name, since, until, why = words
-            entry = SeriesEntry(path.parent / name, _bound(since), _bound(until), why)
+            entry = SeriesEntry(path.parent / name, Range.parse(since, until), why)
         except NotAVersion as error:
             raise BadSeries(path, number, text, error.message) from error
         except ValueError:
@@ -214,13 +207,7 @@ def read_series(path: Path = SERIES) -> list[SeriesEntry]:
     return entries
 
 
-def _bound(text: str) -> KernelVersion | None:
-    return None if text == "-" else KernelVersion.parse(text)
-
-
-def plan_patch(
-    tree: Tree, entry: SeriesEntry, shell: Shell, planned: Sequence[Change] = ()
-) -> list[Change]:
+def plan_patch(tree: Tree, entry: SeriesEntry, planned: Sequence[Change] = ()) -> list[Change]:
     """What applying one patch of the series, on top of what is planned, changes.
 
     Nothing if the tree has it already, or has nothing of what the patch takes
@@ -239,9 +226,9 @@ def plan_patch(
         copy = Path(scratch)
         for name, text in texts.items():
             _write(copy / name, text)
-        if _git_apply(copy, entry.patch, shell, "--reverse", "--check") is None:
+        if _git_apply(copy, entry.patch, "--reverse", "--check") is None:
             return []
-        refused = _git_apply(copy, entry.patch, shell, f"-C{_CONTEXT}")
+        refused = _git_apply(copy, entry.patch, f"-C{_CONTEXT}")
         if refused is not None:
             raise PatchDoesNotApply(entry.patch, tree.path, refused)
         return [Change(name, text, _read(copy / name), entry.why) for name, text in texts.items()]
@@ -258,14 +245,14 @@ def _breaks(file: PatchedFile, text: str) -> bool:
     return all(f"\n{run}" in f"\n{text}" for run in runs)
 
 
-def _git_apply(directory: Path, patch: Path, shell: Shell, *options: str) -> str | None:
+def _git_apply(directory: Path, patch: Path, *options: str) -> str | None:
     """None if git could apply the patch, else what it said.
 
     In a directory below some repository git would look for the files from that
     repository's top, and skip them without a word: it must not find one.
     """
-    # the copy is ours to change, in a dry run too
-    finished = Shell(shell.echo).run(
+    # on a copy that is ours to change, in a dry run too: a way to look, nothing to paste
+    finished = Shell().run(
         ["git", "-c", "core.autocrlf=false", "apply", "--whitespace=nowarn", *options, patch],
         cwd=directory,
         env={"GIT_CEILING_DIRECTORIES": str(directory.parent)},
@@ -277,7 +264,7 @@ def _git_apply(directory: Path, patch: Path, shell: Shell, *options: str) -> str
 # ---- plan, apply, revert
 
 
-def plan(tree: Tree, sample: str, shell: Shell, series: Path = SERIES) -> list[Change]:
+def plan(tree: Tree, sample: str, series: Path = SERIES) -> list[Change]:
     """All that the tree needs for the sample to be built: its Makefile lines and patches.
 
     Raises UnknownDialect, BadSeries, PatchDoesNotApply.
@@ -295,8 +282,8 @@ def plan_series(tree: Tree, series: Path = SERIES, planned: Sequence[Change] = (
     """
     changes: list[Change] = []
     for entry in read_series(series):
-        if entry.concerns(tree.version):
-            changes += plan_patch(tree, entry, Shell(), [*planned, *changes])
+        if tree.version in entry.versions:
+            changes += plan_patch(tree, entry, [*planned, *changes])
     return changes
 
 

@@ -92,3 +92,27 @@ def nearest(
     below = sum(1 for one in line if one < version)
     start = max(0, min(below - count // 2, len(line) - count))
     return line[start : start + count]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Versions from `since` on, up to but without `until`; None is an open end."""
+
+    since: KernelVersion | None
+    until: KernelVersion | None
+
+    @classmethod
+    def parse(cls, since: str, until: str) -> Range:
+        """Read its two ends, as "v5.5"; "" and "-" are open.  Raises NotAVersion."""
+        ends = [None if text in ("", "-") else KernelVersion.parse(text) for text in (since, until)]
+        return cls(*ends)
+
+    def __contains__(self, version: KernelVersion) -> bool:
+        return (not self.since or self.since <= version) and (
+            not self.until or version < self.until
+        )
+
+    def __str__(self) -> str:
+        since = f"from {self.since.tag}" if self.since else ""
+        until = f"before {self.until.tag}" if self.until else ""
+        return " to ".join(filter(None, (since, until))) or "always"
