@@ -12,13 +12,14 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from xdplab import build as building
+from xdplab import eras, lifecycle, patching, runner, testbed, view
 from xdplab import kernels as stock
-from xdplab import lifecycle, patching, runner, testbed, view
 from xdplab import setup as obtaining
+from xdplab import survey as surveying
 from xdplab import verify as proving
 from xdplab.errors import ClaimsFailed, LabError
 from xdplab.lab import Lab
-from xdplab.options import choice, number, whole_number
+from xdplab.options import choice, number, whole_number, words
 from xdplab.sample import Sample
 
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
@@ -255,3 +256,36 @@ def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
 def clean(lab: Lab, trees: bool = False) -> None:
     """Take back every change: samples and patches out of all trees, builds and runs away."""
     lab.view.done(lifecycle.clean(lab.workspace, lab.shell, trees=trees), nothing="all is clean")
+
+
+@step(
+    **SAMPLE,
+    kernels="versions of trees that are set up, with commas between",
+    trees="paths of trees, with commas between; neither: all that are set up",
+    compilers="such as gcc-13,clang-16: each with the other kind's usual one",
+    record="add what is found to docs/proofs.json, and write docs/kernels.md anew",
+)
+def survey(
+    lab: Lab,
+    kernels: str | None = None,
+    trees: str | None = None,
+    compilers: str | None = None,
+    sample: str = TUTORIAL,
+    record: bool = False,
+) -> None:
+    """Build and verify in every tree that is set up, with each compiler; leave them as found."""
+    chosen = surveying.trees(words(kernels), words(trees), lab.workspace)
+    toolchains = [lab.toolchain(**named) for named in surveying.trials(words(compilers))]
+    pair = Sample.find(sample)
+    with lab.view.stage("survey") as stage:
+        found = surveying.survey(chosen, toolchains, pair, lab.workspace, lab.shell, stage.line)
+        proofs = lab.view.proofs(surveying.recording(found) if record else found)
+    if record:
+        lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")
+    surveying.require_passed(proofs)
+
+
+@step()
+def docs(lab: Lab) -> None:
+    """Write docs/kernels.md anew, from the tables of the library and docs/proofs.json."""
+    lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")

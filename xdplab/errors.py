@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -523,3 +523,13 @@ class ClaimsFailed(SampleFailed):
 
     def __init__(self, failed: Iterable[str], log: Path) -> None:
         super().__init__(f"not as claimed: {'; '.join(failed)}", f"what it printed: {log}")
+
+
+class NotAllPassed(SampleFailed):
+    """survey: something was tried and failed."""
+
+    def __init__(self, failed: Sequence[str]) -> None:
+        super().__init__(
+            f"{len(failed)} failed: {'; '.join(failed)}",
+            "invoke build with that --tree, --gcc and --clang shows why",
+        )

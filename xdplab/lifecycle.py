@@ -174,7 +174,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
             if shell.dry:
                 shell.echo(f"invoke patch --revert --tree {tree.path}")
                 continue
-            done += _as_found(tree)
+            done += as_found(tree)
     ours = ["builds", "runs", "locks", "foreign-trees.json"]
     ours += ["trees", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
@@ -201,7 +201,7 @@ def revert(tree: Tree, *, dry: bool = False) -> list[str]:
     return done + _left(tree, kept)
 
 
-def _as_found(tree: Tree) -> list[str]:
+def as_found(tree: Tree) -> list[str]:
     """Revert all changes of a tree, and remove what builds left in it."""
     done = revert(tree)
     removed, kept = footprint.remove(tree)

@@ -36,3 +36,8 @@ def choice(option: str, given: str, choices: type[_Choice]) -> _Choice:
         return choices(given)
     except ValueError:
         raise NotAChoice(option, given, choices) from None
+
+
+def words(given: str | None) -> list[str]:
+    """The words of a list with commas; none of nothing."""
+    return [word for word in map(str.strip, (given or "").split(",")) if word]

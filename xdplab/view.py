@@ -37,12 +37,18 @@ from xdplab.process import Line
 from xdplab.runner import Program, Run
 from xdplab.sample import Sample
 from xdplab.sources.distro import Offer
+from xdplab.survey import Outcome, Proof
 from xdplab.tree import Origin, Tree
 from xdplab.verify import Check
 
 # of `run --json` and `kernels --json`, described in docs/readings.md
 READING_SCHEMA = 1
 KERNELS_SCHEMA = 1
+_MARKS = {
+    Outcome.PASSED: ("ok  ", "green"),
+    Outcome.FAILED: ("FAIL", "bold red"),
+    Outcome.SKIPPED: ("skip", "yellow"),
+}
 _ONLINE = Path("/sys/devices/system/cpu/online")
 
 
@@ -160,6 +166,19 @@ class View:
             else:
                 print(_aligned([(kind, *row) for kind in rows for row in rows[kind]]))
 
+    def proofs(self, survey: Iterable[Proof]) -> list[Proof]:
+        """What a survey finds, a line each as it comes."""
+        proofs = []
+        for proof in survey:
+            mark, style = _MARKS[proof.outcome]
+            found = proof.reason or f"prepared in {proof.prepare} s, built in {proof.build} s"
+            self.out.print(
+                Text(mark, style=style),
+                f"{proof.version} from {proof.source}: {proof.gcc}; {proof.clang}: {found}",
+            )
+            proofs.append(proof)
+        return proofs
+
     # ---- runs
 
     def follow(self, run: Run, seconds: float | None, *, json: bool, plain: bool) -> None:
@@ -183,7 +202,7 @@ class View:
         """Show each claim as it is decided; gives those that did not hold."""
         failed = []
         for check in checks:
-            mark, style = ("ok  ", "green") if check.held else ("FAIL", "bold red")
+            mark, style = _MARKS[Outcome.PASSED if check.held else Outcome.FAILED]
             self.out.print(Text(mark, style=style), Text(f"{check.claim}: {check.found}"))
             if not check.held:
                 failed.append(check)
