@@ -111,6 +111,7 @@ def test_a_later_proof_replaces_an_earlier_one_of_the_same(tmp_path: Path) -> No
     other = Proof("5.10", "distro", "gcc 12", "clang 14", Outcome.PASSED, patches=("a patch",))
     assert list(recording([old, other, new], path)) == [old, other, new]
     assert recorded(path) == [other, new]
+    assert all(one.outcome is Outcome.PASSED for one in recorded(path))  # no mere word
     assert json.loads(path.read_text())["schema"] == 1
 
 

@@ -189,7 +189,12 @@ def recorded(path: Path = PROOFS) -> list[Proof]:
     """The proofs on record, in their order."""
     rows = (read_json(path) or {}).get("proofs", [])
     found = [
-        Proof(**{**row, "patches": tuple(row["patches"]), "mended": tuple(row["mended"])})
+        replace(
+            Proof(**row),
+            outcome=Outcome(row["outcome"]),
+            patches=tuple(row["patches"]),
+            mended=tuple(row["mended"]),
+        )
         for row in rows
     ]
     return sorted(found, key=lambda proof: proof.key)
