@@ -22,7 +22,8 @@ def test_a_real_tree_passes_and_is_left_as_it_was_found(
     invoke: Invoke, fetched: Callable[[str], Path]
 ) -> None:
     with copied(fetched("5.10")) as tree:
-        assert invoke("clean", env={"INVOKE_WORKSPACE": str(tree.parents[1])}).code == 0
+        assert invoke("setup", "--tree", tree).code == 0
+        assert invoke("clean").code == 0
         before = snapshot(tree)
         outcome = invoke("survey", "--trees", tree)
         assert outcome.code == 0, outcome.out + outcome.err

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT, Invoke, assert_refused, copy_checkout, copy_pair, snapshot
+from unidiff.patch import PatchSet
 
 pytestmark = pytest.mark.tree
 
@@ -49,14 +50,18 @@ def unpatched(invoke: Invoke, tree: Path) -> str:
 
 
 def test_patch_shows_what_git_can_apply(invoke: Invoke, tree: Path, tmp_path: Path) -> None:
-    text = unpatched(invoke, tree)
-    (tmp_path / "a/samples/bpf").mkdir(parents=True)
-    (tmp_path / "a" / MAKEFILE).write_text(text)
+    unpatched(invoke, tree)
     diff = invoke("patch", "--show", "--tree", tree).out
-    assert (tree / MAKEFILE).read_text() == text
-    subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path / "a", check=True)
+    files = {file.path for file in PatchSet(diff)}
+    before = {name: (tree / name).read_text() for name in files}
+    assert MAKEFILE in files
+    for name, text in before.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
     assert invoke("patch", "--tree", tree).out == diff
-    assert (tree / MAKEFILE).read_text() == (tmp_path / "a" / MAKEFILE).read_text() != text
+    for name, text in before.items():
+        assert (tree / name).read_text() == (tmp_path / name).read_text() != text
 
 
 def test_patch_says_what_the_post_says(invoke: Invoke, tree: Path) -> None:

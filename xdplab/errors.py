@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -528,8 +528,9 @@ class ClaimsFailed(SampleFailed):
 class NotAllPassed(SampleFailed):
     """survey: something was tried and failed."""
 
-    def __init__(self, failed: Sequence[str]) -> None:
+    def __init__(self, failed: Iterable[str]) -> None:
+        which = list(failed)
         super().__init__(
-            f"{len(failed)} failed: {'; '.join(failed)}",
+            f"{len(which)} failed: {'; '.join(which)}",
             "invoke build with that --tree, --gcc and --clang shows why",
         )
