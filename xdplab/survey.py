@@ -26,7 +26,6 @@ from xdplab.workspace import PROJECT, Workspace
 PROOFS = PROJECT / "docs" / "proofs.json"  # what was found, for docs/kernels.md
 SCHEMA = 1  # of proofs.json
 
-
 _FAULT = re.compile(r"\berror: |^LLVM ERROR: ")  # a compiler's word for why it gives up
 
 
