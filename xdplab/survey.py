@@ -52,7 +52,7 @@ class Proof:
     mended: tuple[str, ...] = ()  # what was damaged
     prepare: float = 0.0  # seconds, from a clean tree on
     build: float = 0.0  # seconds, libbpf included
-    kernel: str = ""  # that the pair was run by
+    kernel: str = ""  # whose version ran the pair
 
     @property
     def key(self) -> tuple[KernelVersion, str, str, str]:
@@ -69,9 +69,8 @@ def prove(
     What a tree or a compiler isn't up to is an outcome here, not an error.
     """
     source = tree.path.name if tree.origin is Origin.EXISTING else str(tree.origin)
-    proof = Proof(
-        str(tree.version), source, tools.gcc, tools.clang, Outcome.PASSED, kernel=platform.release()
-    )
+    kernel = platform.release().partition("-")[0]  # what follows is the machine's own affair
+    proof = Proof(str(tree.version), source, tools.gcc, tools.clang, Outcome.PASSED, kernel=kernel)
     faults: list[str] = []
 
     def hear(line: Line) -> None:
