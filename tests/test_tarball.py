@@ -30,6 +30,7 @@ from conftest import (
 
 from xdplab.errors import BadDownload, LabError, MissingTools, NoSpace, NotATarball, Unreachable
 from xdplab.process import Shell
+from xdplab.setup import Source, Wanted
 from xdplab.sources import Report, integrity
 from xdplab.sources import tarball as source
 from xdplab.tree import STATE
@@ -897,3 +898,19 @@ def test_a_disk_that_gets_full_is_not_the_tarballs_fault(tarball: Path, tmp_path
     outcome = Invoke(place)(*command, under=on_disk(place, "size=3g,nr_inodes=15"))
     assert_refused(outcome, 69, "not enough space", str(place), "INVOKE_WORKSPACE")
     assert contents(tarball.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("remote", "expected"),
+    [
+        ("linux-6.1.tar.xz", Source.TARBALL),
+        ("https://example.org/linux-6.1.tar.gz", Source.TARBALL),
+        ("/some/linux.tgz", Source.TARBALL),
+        ("linux.tar", Source.TARBALL),
+        ("https://example.org/linux.git", Source.AUTO),
+        ("/srv/linux.tar.xz/linux", Source.AUTO),
+    ],
+)
+def test_a_remote_with_a_tarballs_name_is_one(remote: str, expected: Source) -> None:
+    assert Wanted.of("6.1", "", Source.AUTO, None, remote).source is expected
+    assert Wanted.of("6.1", "", Source.GIT, None, remote).source is Source.GIT

@@ -51,8 +51,10 @@ class Wanted:
            remote: str | None) -> Wanted:  # fmt: skip
         """What the options say; `default` is the version of who names none.
 
-        Raises NotAVersion.
+        A remote that is called like a tarball is one.  Raises NotAVersion.
         """
+        if source is Source.AUTO and remote and tarball.is_called_like_one(remote):
+            source = Source.TARBALL
         if kernel is None and source is Source.TARBALL and remote:
             return cls(None, source, tree, remote)
         return cls(KernelVersion.parse(default if kernel is None else kernel), source, tree, remote)

@@ -37,6 +37,11 @@ def default_url(version: KernelVersion) -> str:
     return f"{_RELEASES}/v{version.major}.x/linux-{version.tag[1:]}.tar.xz"
 
 
+def is_called_like_one(place: str) -> bool:
+    """Whether a path or a URL has a tarball's name: linux-6.1.tar.xz, linux.tgz."""
+    return re.search(r"\.(tar(\.\w+)?|tgz|txz|tbz2?)$", place) is not None
+
+
 def label(place: str) -> str:
     """A directory name for the tarball at `place`; another's, or a changed file's, differs."""
     identity = place
