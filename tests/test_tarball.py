@@ -335,7 +335,10 @@ def test_a_file_larger_than_the_disk_is_not_begun(
 ) -> None:
     site.claim = 2**60
     error = refused(get, site.put(NAME, packed.read_bytes()), NoSpace)
-    assert f"{2**40} MiB are needed" in error.message
+    # of which the first bytes may have come with the headers
+    needed = re.search(r"(\d+) MiB are needed", error.message)
+    assert needed
+    assert int(needed[1]) in (2**40, 2**40 - 1)
 
 
 def test_a_file_url(packed: Path, get: Get) -> None:
