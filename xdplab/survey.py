@@ -12,14 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from xdplab import build as building
-from xdplab import kbuild, lifecycle, setup, testbed, verify
+from xdplab import footprint, kbuild, lifecycle, setup, testbed, verify
 from xdplab.errors import CannotRun, LabError, MakeFailed, NotAllPassed, NoTree
 from xdplab.files import read_json, write_json
 from xdplab.process import Line, Shell
 from xdplab.runner import Job
 from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
-from xdplab.tree import STATE, Origin, Tree
+from xdplab.tree import Origin, Tree
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, Workspace
 
@@ -126,13 +126,9 @@ def _take_back(tree: Tree, workspace: Workspace) -> None:
 
 def _listing(tree: Tree) -> dict[str, tuple[int, int]]:
     """Every file of the tree but the harness's own, with its mode and size."""
-    found = {}
-    for path in tree.path.rglob("*"):
-        name = path.relative_to(tree.path)
-        if name.parts[0] not in (str(STATE), ".git") and not path.is_dir():
-            status = path.lstat()
-            found[str(name)] = status.st_mode, status.st_size
-    return found
+    names = (name for name in footprint.names_below(tree, [""]) if not name.endswith("/"))
+    found = ((name, (tree.path / name).lstat()) for name in names)
+    return {name: (status.st_mode, status.st_size) for name, status in found}
 
 
 def trees(kernels: Sequence[str], paths: Sequence[str], workspace: Workspace) -> list[Tree]:
