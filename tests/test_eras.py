@@ -24,7 +24,8 @@ from xdplab.eras import (
     short,
     usual_compilers,
 )
-from xdplab.survey import Outcome, Proof, recorded
+from xdplab.survey import Proof, recorded
+from xdplab.verify import Outcome
 from xdplab.tree import Tree
 from xdplab.version import KernelVersion
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import PROJECT, Invoke, make_fake_tree
 from support import git
 
-from xdplab.kernels import Kernel, State, bootable, packages, tagged
+from xdplab.kernels import ListedKernel, State, bootable, packages, tagged
 from xdplab.sources.distro import Offer
 from xdplab.tree import Origin
 from xdplab.version import KernelVersion
@@ -261,11 +261,11 @@ def test_kernels_in_boot_and_what_their_configuration_says(tmp_path: Path) -> No
     assert running.image == tmp_path / f"vmlinuz-{platform.release()}"
     assert (running.state, running.bpf) == (State.RUNNING, True)
     assert installed == [
-        Kernel("6.12.9+deb13-amd64", version("6.12.9"), State.INSTALLED,
+        ListedKernel("6.12.9+deb13-amd64", version("6.12.9"), State.INSTALLED,
                tmp_path / "vmlinuz-6.12.9+deb13-amd64", bpf=False),
-        Kernel("6.1.0-47-amd64", version("6.1"), State.INSTALLED,
+        ListedKernel("6.1.0-47-amd64", version("6.1"), State.INSTALLED,
                tmp_path / "vmlinuz-6.1.0-47-amd64", bpf=True),
-        Kernel("linux", None, State.INSTALLED, tmp_path / "vmlinuz-linux"),
+        ListedKernel("linux", None, State.INSTALLED, tmp_path / "vmlinuz-linux"),
     ]  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Invoke, assert_refused, copied, path_without, snapshot
 
-from xdplab.survey import Outcome, Proof, recorded, recording, trials
+from xdplab.survey import Proof, recorded, recording, trials
+from xdplab.verify import Outcome
 
 
 def proofs(path: Path) -> list[tuple[str, str, str]]:

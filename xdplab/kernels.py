@@ -57,7 +57,7 @@ class ListedTree:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class ListedKernel:
     """Something that boots; its release is what `uname -r` says of it."""
 
     release: str
@@ -73,7 +73,7 @@ class Inventory:
     """All that can be had here, and who could not be asked."""
 
     trees: tuple[ListedTree, ...]
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[ListedKernel, ...]
     unanswered: tuple[str, ...]
 
 
@@ -177,16 +177,16 @@ def _tags(
 # ---- kernels that boot
 
 
-def bootable(offers: Iterable[Offer], boot: Path = _BOOT) -> list[Kernel]:
+def bootable(offers: Iterable[Offer], boot: Path = _BOOT) -> list[ListedKernel]:
     """The running kernel, those in /boot, the newest of each series that the distribution has."""
     running = platform.release()
     files = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     found = [
-        Kernel(running, _version(running), State.RUNNING, image=files.pop(running, None),
+        ListedKernel(running, _version(running), State.RUNNING, image=files.pop(running, None),
                bpf=_has_bpf(boot / f"config-{running}", _RUNNING_CONFIG))
     ]  # fmt: skip
     installed = (
-        Kernel(release, _version(release), State.INSTALLED, image=image,
+        ListedKernel(release, _version(release), State.INSTALLED, image=image,
                bpf=_has_bpf(boot / f"config-{release}"))
         for release, image in files.items()
     )  # fmt: skip
@@ -195,7 +195,7 @@ def bootable(offers: Iterable[Offer], boot: Path = _BOOT) -> list[Kernel]:
     return [*found, *(kernel for kernel in images(offers) if kernel.release not in known)]
 
 
-def images(offers: Iterable[Offer]) -> list[Kernel]:
+def images(offers: Iterable[Offer]) -> list[ListedKernel]:
     """The distribution's kernels: the newest of each series, for any machine and for virtual."""
     found = ((distro.IMAGE.fullmatch(offer.package), offer) for offer in offers)
     named = [(name, offer) for name, offer in found if name]
@@ -204,13 +204,13 @@ def images(offers: Iterable[Offer]) -> list[Kernel]:
     named.sort(key=lambda pair: (pair[1].kernel, [*map(int, re.findall(r"\d+", pair[0]["abi"]))]))
     newest = {(offer.kernel.series, name["flavour"]): (name, offer) for name, offer in named}
     kernels = (
-        Kernel(name["release"], offer.kernel, State.TO_BE_HAD, offer=offer)
+        ListedKernel(name["release"], offer.kernel, State.TO_BE_HAD, offer=offer)
         for name, offer in newest.values()
     )
     return sorted(kernels, key=_age, reverse=True)
 
 
-def _age(kernel: Kernel) -> KernelVersion:
+def _age(kernel: ListedKernel) -> KernelVersion:
     return kernel.version or KernelVersion(0, 0)
 
 

@@ -8,7 +8,6 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path
 
 from xdplab import build as building
@@ -20,6 +19,7 @@ from xdplab.runner import Job
 from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
+from xdplab.verify import Outcome
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, Workspace
 
@@ -27,14 +27,6 @@ PROOFS = PROJECT / "docs" / "proofs.json"  # what was found, for docs/kernels.md
 SCHEMA = 1  # of proofs.json
 
 _FAULT = re.compile(r"\berror: |^LLVM ERROR: ")  # a compiler's word for why it gives up
-
-
-class Outcome(StrEnum):
-    """What became of it; what this machine can't do is no fault of the tree or the pair."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from xdplab.build import Build
 from xdplab.counters import Reading
@@ -17,6 +18,15 @@ COUNT = 3  # packets of each kind
 TARGET = "127.0.0.1"
 _OTHERS = ("127.0.0.2", "127.0.0.3")  # sources that must get through
 _SETTLE = 5.0  # seconds for the counters to be printed after the last packet
+
+
+class Outcome(StrEnum):
+    """What became of a trial; what this machine can't do is no fault of the tree or the pair."""
+
+    PASSED = "passed"
+    FAILED = "failed"  # the sample, or its build
+    ERROR = "error"  # the kernel or its machine went wrong: nothing is said of the sample
+    SKIPPED = "skipped"  # it can't be tried here
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from xdplab.build import AllSamples, Build, about_pair
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.errors import BuildFailed, LabError
-from xdplab.kernels import Inventory, Kernel, ListedTree
+from xdplab.kernels import Inventory, ListedKernel, ListedTree
 from xdplab.lifecycle import Status
 from xdplab.packets import Pinged
 from xdplab.patching import Change
@@ -37,9 +37,9 @@ from xdplab.process import Line
 from xdplab.runner import Program, Run
 from xdplab.sample import Sample
 from xdplab.sources.distro import Offer
-from xdplab.survey import Outcome, Proof
+from xdplab.survey import Proof
 from xdplab.tree import Origin, Tree
-from xdplab.verify import Check
+from xdplab.verify import Check, Outcome
 
 # of `run --json` and `kernels --json`, described in docs/readings.md
 READING_SCHEMA = 1
@@ -47,6 +47,7 @@ KERNELS_SCHEMA = 1
 _MARKS = {
     Outcome.PASSED: ("ok  ", "green"),
     Outcome.FAILED: ("FAIL", "bold red"),
+    Outcome.ERROR: ("ERR ", "bold magenta"),
     Outcome.SKIPPED: ("skip", "yellow"),
 }
 _ONLINE = Path("/sys/devices/system/cpu/online")
@@ -289,7 +290,7 @@ def _tree_row(tree: ListedTree) -> tuple[str, ...]:
     return str(tree.version), tree.source, state, _where(tree.path, tree.offer, tree.remote)
 
 
-def _kernel_row(kernel: Kernel) -> tuple[str, ...]:
+def _kernel_row(kernel: ListedKernel) -> tuple[str, ...]:
     bpf = {True: ", with BPF", False: ", without BPF", None: ""}[kernel.bpf]
     source = Origin.DISTRO if kernel.offer else "this machine"
     return kernel.release, source, f"{kernel.state}{bpf}", _where(kernel.image, kernel.offer, None)
