@@ -25,8 +25,8 @@ from xdplab.eras import (
     usual_compilers,
 )
 from xdplab.survey import Proof, recorded
-from xdplab.verify import Outcome
 from xdplab.tree import Tree
+from xdplab.verify import Outcome
 from xdplab.version import KernelVersion
 
 GCC12, GCC14 = "gcc (Debian 12.2.0-14+deb12u1) 12.2.0", "gcc-14 (Debian 14.2.0-19) 14.2.0"

@@ -15,8 +15,8 @@ from xdplab.dialect import PROBES, Dialect
 from xdplab.files import write_whole
 from xdplab.patching import SERIES, read_series
 from xdplab.survey import Proof, recorded
-from xdplab.verify import Outcome
 from xdplab.templates import render
+from xdplab.verify import Outcome
 from xdplab.version import KernelVersion, Range
 from xdplab.workspace import PROJECT
 
