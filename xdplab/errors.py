@@ -319,6 +319,48 @@ class NoKernelInIt(InputError):
         )
 
 
+class NotAnImage(InputError):
+    """A file that should be a kernel can't be booted."""
+
+    def __init__(self, path: Path, why: str, cure: str = "") -> None:
+        super().__init__(
+            f"{path} can't be booted: {why}",
+            cure or "name a bzImage or a vmlinux for x86_64, or a kernel of the distribution: 6.1",
+        )
+
+
+class WithoutBpf(InputError):
+    """The kernel was built without the bpf system call: no sample can run on it."""
+
+    def __init__(self, release: str, config: Path) -> None:
+        super().__init__(
+            f"Linux {release} can't load BPF programs: {config} has no CONFIG_BPF_SYSCALL=y",
+            "name a kernel that has it, such as the distribution's, or build it with that option",
+        )
+
+
+class NoDriver(InputError):
+    """The kernel lacks a driver that the virtual machine's hardware needs."""
+
+    def __init__(self, release: str, driver: str, why: str) -> None:
+        super().__init__(
+            f"Linux {release} has no {driver}: {why}",
+            "name a kernel that has it, such as the distribution's; or one with the directory of"
+            " its modules: as `modules` beside it, or as lib/modules/RELEASE",
+        )
+
+
+class ModulesUnfit(InputError):
+    """Modules that are not this kernel's, or no modules at all."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"the module {path} can't be loaded: {why}",
+            "put the modules of the kernel's own build beside it, as `modules`"
+            " (make modules_install INSTALL_MOD_PATH=...)",
+        )
+
+
 class CannotRevert(InputError):
     """Somebody edited the very lines that are to be taken back."""
 

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from xdplab.errors import NotAVersion
+from xdplab.files import read_json, write_json
 from xdplab.version import KernelVersion
+
+_FACTS = "kernel.json"
+SCHEMA = 1  # of kernel.json
+
+
+class Source(StrEnum):
+    """Where a kernel that boots is from."""
+
+    DISTRO = "distro"
+    TREE = "tree"  # built here
+    IMAGE = "image"  # a file of the user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,5 +30,57 @@ class Kernel:
     release: str  # what `uname -r` says when it runs
     version: KernelVersion | None  # None: the release doesn't say
     image: Path  # for QEMU: an ELF vmlinux with a PVH entry, or else the bzImage
-    modules: Path | None  # the directory with its modules.dep; None: all is built in
+    modules: Path | None  # the directory with its modules.builtin; None: all is built in
     config: Path | None
+    source: Source = Source.IMAGE
+
+    def keep(self, directory: Path, **facts: object) -> None:
+        """Write its kernel.json, last of all: a directory that has one holds a whole kernel.
+
+        Files in the directory are named from there, so that it can be renamed.
+        """
+        files = {"image": self.image, "modules": self.modules, "config": self.config}
+        named = {
+            "schema": SCHEMA,
+            "release": self.release,
+            "version": str(self.version) if self.version else None,
+            "source": self.source,
+            **{name: _from(directory, path) for name, path in files.items()},
+        }
+        write_json(directory / _FACTS, named | facts)
+
+    @classmethod
+    def load(cls, directory: Path) -> Kernel | None:
+        """The kernel that was kept there, if it is whole."""
+        facts = recorded(directory)
+        if not facts:
+            return None
+        files = [
+            directory / facts[name] if facts[name] else None
+            for name in ("image", "modules", "config")
+        ]
+        image, modules, config = files
+        if not image or not all(file.exists() for file in files if file):
+            return None
+        version = KernelVersion.parse(facts["version"]) if facts["version"] else None
+        return cls(facts["release"], version, image, modules, config, Source(facts["source"]))
+
+
+def recorded(directory: Path) -> dict[str, Any] | None:
+    """What a directory's kernel.json says; None if it has none, or one of another schema."""
+    facts: dict[str, Any] | None = read_json(directory / _FACTS)
+    return facts if facts and facts.get("schema") == SCHEMA else None
+
+
+def version_of(release: str) -> KernelVersion | None:
+    """The version that a release begins with, if it does."""
+    try:
+        return KernelVersion.parse(release)
+    except NotAVersion:
+        return None
+
+
+def _from(directory: Path, path: Path | None) -> str | None:
+    if not path:
+        return None
+    return str(path.relative_to(directory) if path.is_relative_to(directory) else path)

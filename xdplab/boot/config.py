@@ -1,0 +1,25 @@
+"""A kernel's configuration: what it says of the kernel before that is booted."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+from xdplab.boot import Kernel
+from xdplab.errors import WithoutBpf
+
+_SET = re.compile(r"^(CONFIG_\w+)=(.*)$", re.MULTILINE | re.ASCII)
+
+
+def read(path: Path) -> dict[str, str]:
+    """The options that are set, with their values as they are written: y, m, 64, "none"."""
+    content = path.read_bytes()
+    text = gzip.decompress(content) if path.suffix == ".gz" else content
+    return dict(_SET.findall(text.decode(errors="replace")))
+
+
+def require_bpf(kernel: Kernel) -> None:
+    """Raise WithoutBpf if the kernel is known to have no bpf(2)."""
+    if kernel.config and read(kernel.config).get("CONFIG_BPF_SYSCALL") != "y":
+        raise WithoutBpf(kernel.release, kernel.config)
