@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from xdplab import patching, setup
+from xdplab.boot import Kernel, Source, config, kept
+from xdplab.boot.beside import BOOT
 from xdplab.build import Build
 from xdplab.errors import MissingTools, NotAVersion, Unreachable
 from xdplab.process import Shell
@@ -23,14 +23,13 @@ from xdplab.workspace import Workspace
 
 OLDEST = KernelVersion(4, 19)  # of the trees that the tutorial is for
 
-_BOOT = Path("/boot")
 _RUNNING_CONFIG = Path("/proc/config.gz")  # where the kernel has CONFIG_IKCONFIG_PROC
 
 
 class State(StrEnum):
     """How far a tree or a kernel is."""
 
-    HERE = "here"  # a tree on this disk
+    HERE = "here"  # in the workspace; a tree of the user's own, where it is
     RUNNING = "running"
     INSTALLED = "installed"
     TO_BE_HAD = "to be had"
@@ -90,7 +89,8 @@ def take(
     remotes = [remote] if remote is not None else [git.STABLE, git.MAINLINE]
     tags = {} if offline else _tags(remotes, shell, report, unanswered)
     trees = [*here(workspace), *packages(offers), *tagged(tags)]
-    return Inventory(tuple(trees), tuple(bootable(offers)), tuple(unanswered))
+    kernels = bootable(offers, cached=_cached(workspace))
+    return Inventory(tuple(trees), tuple(kernels), tuple(unanswered))
 
 
 # ---- trees
@@ -177,8 +177,13 @@ def _tags(
 # ---- kernels that boot
 
 
-def bootable(offers: Iterable[Offer], boot: Path = _BOOT) -> list[ListedKernel]:
-    """The running kernel, those in /boot, the newest of each series that the distribution has."""
+def bootable(
+    offers: Iterable[Offer], boot: Path = BOOT, cached: Iterable[Kernel] = ()
+) -> list[ListedKernel]:
+    """The running kernel, those in /boot, those that are kept in the workspace, and on offer.
+
+    The distribution offers the newest of each series.
+    """
     running = platform.release()
     files = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     found = [
@@ -191,21 +196,30 @@ def bootable(offers: Iterable[Offer], boot: Path = _BOOT) -> list[ListedKernel]:
         for release, image in files.items()
     )  # fmt: skip
     found += sorted(installed, key=_age, reverse=True)
+    found += sorted(map(_listed, cached), key=_age, reverse=True)
     known = {kernel.release for kernel in found}
     return [*found, *(kernel for kernel in images(offers) if kernel.release not in known)]
 
 
+def _cached(workspace: Workspace) -> list[Kernel]:
+    """The kernels in the workspace, but for what was unpacked of the user's own files."""
+    return [kernel for kernel in kept(workspace.kernels) if kernel.source is not Source.IMAGE]
+
+
+def _listed(kernel: Kernel) -> ListedKernel:
+    bpf = _has_bpf(kernel.config) if kernel.config else None
+    return ListedKernel(kernel.release, kernel.version, State.HERE, image=kernel.image, bpf=bpf)
+
+
 def images(offers: Iterable[Offer]) -> list[ListedKernel]:
     """The distribution's kernels: the newest of each series, for any machine and for virtual."""
-    found = ((distro.IMAGE.fullmatch(offer.package), offer) for offer in offers)
-    named = [(name, offer) for name, offer in found if name]
-    # of one version that was packaged twice the later has the higher number in its
-    # name; and a metapackage, linux-image-6.12-amd64, has fewer numbers
-    named.sort(key=lambda pair: (pair[1].kernel, [*map(int, re.findall(r"\d+", pair[0]["abi"]))]))
-    newest = {(offer.kernel.series, name["flavour"]): (name, offer) for name, offer in named}
+    newest = {
+        (image.offer.kernel.series, distro.is_cloud(image.release)): image
+        for image in distro.images(offers)
+    }
     kernels = (
-        ListedKernel(name["release"], offer.kernel, State.TO_BE_HAD, offer=offer)
-        for name, offer in newest.values()
+        ListedKernel(image.release, image.offer.kernel, State.TO_BE_HAD, offer=image.offer)
+        for image in newest.values()
     )
     return sorted(kernels, key=_age, reverse=True)
 
@@ -225,7 +239,5 @@ def _has_bpf(*configs: Path) -> bool | None:
     """Whether the first configuration that can be read has CONFIG_BPF_SYSCALL."""
     for path in configs:
         with contextlib.suppress(OSError):  # it isn't there, or not for us to read
-            text = path.read_bytes()
-            lines = (gzip.decompress(text) if path.suffix == ".gz" else text).splitlines()
-            return b"CONFIG_BPF_SYSCALL=y" in lines
+            return config.read(path).get("CONFIG_BPF_SYSCALL") == "y"
     return None

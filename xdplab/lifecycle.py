@@ -176,7 +176,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
                 continue
             done += as_found(tree)
     ours = ["builds", "runs", "locks", "foreign-trees.json"]
-    ours += ["trees", "downloads", "apt", "current"] if trees else []
+    ours += ["trees", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():
             shell.echo(f"rm -r {path}")

@@ -44,6 +44,11 @@ class Workspace:
         return self.root / "downloads"
 
     @property
+    def kernels(self) -> Path:
+        """Kernels that boot, a directory for each."""
+        return self.root / "kernels"
+
+    @property
     def indexes(self) -> Path:
         """What the distribution's suites have, as of the last time they were asked."""
         return self.root / "apt"

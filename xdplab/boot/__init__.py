@@ -66,6 +66,12 @@ class Kernel:
         return cls(facts["release"], version, image, modules, config, Source(facts["source"]))
 
 
+def kept(directory: Path) -> list[Kernel]:
+    """The kernels that are kept in the directories below one, whole."""
+    found = (Kernel.load(path.parent) for path in directory.glob(f"*/{_FACTS}"))
+    return [kernel for kernel in found if kernel]
+
+
 def recorded(directory: Path) -> dict[str, Any] | None:
     """What a directory's kernel.json says; None if it has none, or one of another schema."""
     facts: dict[str, Any] | None = read_json(directory / _FACTS)

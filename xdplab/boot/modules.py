@@ -10,12 +10,15 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from xdplab.boot import Kernel, config
 from xdplab.errors import ModulesUnfit, NoDriver
+
+_BUILTIN = "modules.builtin"
 
 CARD = ("virtio_pci", "virtio_net")  # what QEMU's virtio-net-pci needs
 VETH = ("veth",)
@@ -122,6 +125,17 @@ def closure(directory: Path, wanted: Iterable[str], release: str) -> list[Module
     return ordered
 
 
+def copy(directory: Path, to: Path, drivers: Iterable[str], release: str) -> None:
+    """Copy from a release's modules those for the drivers that it has, as far as they are any."""
+    here = available(directory)
+    to.mkdir(parents=True)
+    for module in closure(directory, [name for name in drivers if name in here], release):
+        copied = to / module.path.relative_to(directory)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(module.path, copied)
+    shutil.copyfile(directory / _BUILTIN, to / _BUILTIN)
+
+
 def available(directory: Path) -> dict[str, Module]:
     """The modules in a directory by name; what came later than the kernel stands before its own.
 
@@ -141,7 +155,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 def builtin(directory: Path) -> list[str]:
     """The modules that are a part of the kernel, as kbuild lists them in modules.builtin."""
-    listing = directory / "modules.builtin"
+    listing = directory / _BUILTIN
     lines = listing.read_text(errors="replace").split() if listing.exists() else []
     return [_name(Path(line).name) for line in lines]
 

@@ -12,8 +12,8 @@ import platform
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xdplab.errors import CommandFailed, MissingTools, NotAVersion, NotToBeHad, Unreachable
@@ -57,6 +57,9 @@ IMAGE = re.compile(
     r"-(?P<flavour>(?:cloud-)?[a-z]+\d\w*|generic|kvm))"
 )
 
+# A field of what apt-cache(8) shows of a package that is one line.
+_FIELD = re.compile(r"^([\w-]+): (.*)$", re.MULTILINE)
+
 # What apt-get(8) lists with --print-uris, and how it tells of what it couldn't fetch.
 _INDEX = re.compile(r"^'(\S+)/dists/(\S+)/([^/\s]+)/binary-[^/\s]+/Packages", re.MULTILINE)
 _FAULT = re.compile(r"^Err:\d+ (\S+) (\S+?)(?:/\S+ \S+)? (\S+)\n +(.*)", re.MULTILINE)
@@ -77,6 +80,23 @@ class Offer:
     package: str
     version: str  # the package's own: "6.12.95-1~bpo12+1"
     suite: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A package with a kernel that boots."""
+
+    release: str  # what `uname -r` says when it runs
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The packages that one is split into, and the bytes that they take, packed and unpacked."""
+
+    offers: tuple[Offer, ...]
+    size: int
+    installed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +191,42 @@ class Apt:
         argv = self._argv("apt-cache", "policy", "linux-source-*", "linux-image-*")
         return read_policy(self.shell.ask(argv, env=self._env).text())
 
-    def download(self, offer: Offer, into: Path) -> Path:
-        """Fetch a package, its hash checked against the signed index; raises Unreachable."""
+    def parts(self, image: Image) -> Parts:
+        """An image's package, and those of the same release that it depends on.
+
+        Ubuntu's have their modules in a package of their own, as have Debian's from
+        6.19 on, with the image itself in a third and the configuration in a fourth.
+        """
+        shown = self._show([image.offer])
+        needed = shown[0].get("Depends", "")
+        names = re.findall(rf"[^\s,|]+-{re.escape(image.release)}(?![^\s,])", needed)
+        others = [replace(image.offer, package=name) for name in names]
+        shown += self._show(others) if others else []
+        return Parts(
+            (image.offer, *others),
+            sum(int(fields.get("Size", 0)) for fields in shown),
+            sum(int(fields.get("Installed-Size", 0)) * 2**10 for fields in shown),
+        )
+
+    def _show(self, offers: Iterable[Offer]) -> list[dict[str, str]]:
+        """The fields of packages; deb-control(5) has their names."""
+        argv = self._argv("apt-cache", "show", *(f"{one.package}={one.version}" for one in offers))
+        text = self.shell.ask(argv, env=self._env).text().strip()
+        return [dict(_FIELD.findall(paragraph)) for paragraph in text.split("\n\n")]
+
+    def download(
+        self, offers: Sequence[Offer], into: Path, idle: Callable[[], None] = lambda: None
+    ) -> list[Path]:
+        """Fetch packages, their hashes checked against the signed index; raises Unreachable."""
         into.mkdir(parents=True, exist_ok=True)
-        argv = self._argv("apt-get", "download", f"{offer.package}={offer.version}")
+        wanted = [f"{one.package}={one.version}" for one in offers]
         try:
-            self.shell.run(argv, cwd=into, env=self._env)
+            argv = self._argv("apt-get", "download", *wanted)
+            self.shell.run(argv, cwd=into, env=self._env, idle=idle)
         except CommandFailed as error:
-            raise Unreachable(offer.package, error.cure, "try again") from error
-        return next(into.glob(f"{offer.package}_{offer.version.replace(':', '%3a')}_*.deb"))
+            raise Unreachable(offers[0].package, error.cure, "try again") from error
+        names = [f"{one.package}_{one.version.replace(':', '%3a')}_*.deb" for one in offers]
+        return [next(into.glob(name)) for name in names]
 
 
 def _no_mirror(said: str) -> Unreachable:
@@ -216,6 +263,22 @@ def choose(version: KernelVersion, offers: Iterable[Offer]) -> Offer | None:
 def sources(offers: Iterable[Offer]) -> list[Offer]:
     """Those that are kernel sources."""
     return [one for one in offers if SOURCE.fullmatch(one.package)]
+
+
+def images(offers: Iterable[Offer]) -> list[Image]:
+    """Those that are kernels for any machine, or for virtual ones, the oldest first."""
+    named = [(IMAGE.fullmatch(offer.package), offer) for offer in offers]
+    # apt names a package's newest version first
+    found = [(name, offer) for name, offer in reversed(named) if name]
+    # of one version that was packaged twice the later has the higher number in its
+    # name; and a metapackage, linux-image-6.12-amd64, has fewer numbers
+    found.sort(key=lambda pair: (pair[1].kernel, [*map(int, re.findall(r"\d+", pair[0]["abi"]))]))
+    return [Image(name["release"], offer) for name, offer in found]
+
+
+def is_cloud(release: str) -> bool:
+    """Whether it is of the flavour for virtual machines, which has fewer drivers."""
+    return "-cloud-" in release or release.endswith("-kvm")
 
 
 # ---- the distribution's suites
@@ -274,6 +337,21 @@ def suites(directory: Path, shell: Shell) -> list[Apt]:
     return [apt for apt in asked if apt.suites]
 
 
+def ask(
+    directory: Path, shell: Shell, report: Report, tell: Tell
+) -> Iterator[tuple[Apt, list[Offer]]]:
+    """Ask for what there is, the machine's own suites first, which is quick.
+
+    `tell` hears of suites that could not be had.  Raises Unreachable, MissingTools
+    without apt.
+    """
+    for apt in suites(directory, shell):
+        report(f"asking {apt.what}")
+        for fault in apt.update():
+            tell(f"left out {fault}")
+        yield apt, apt.offers()
+
+
 def fetch(
     version: KernelVersion, path: Path, downloads: Path, indexes: Path, shell: Shell,
     report: Report, tell: Tell,
@@ -281,28 +359,24 @@ def fetch(
     """Unpack the distribution's source package of a version into `path`.
 
     A series means its newest release: of the machine's own suites, where they
-    have one, which is quick.  `tell` hears of suites that could not be had.
-    Raises NotToBeHad with the nearest on offer, Unreachable, MissingTools
-    without apt.
+    have one.  `tell` hears of suites that could not be had.  Raises NotToBeHad
+    with the nearest on offer, Unreachable, MissingTools without apt.
     """
     require_space(path, 2500 * 2**20)
+    if shell.dry:
+        shell.echo(f"apt-get download linux-source-{version.series}")
+        return
     offers: list[Offer] = []
-    for apt in suites(indexes, shell):
-        report(f"asking {apt.what}")
-        if shell.dry:
-            shell.echo(f"apt-get download linux-source-{version.series}")
-            return
-        for fault in apt.update():
-            tell(f"left out {fault}")
-        offers += apt.offers()
-        chosen = choose(version, offers)
+    for apt, had in ask(indexes, shell, report, tell):  # noqa: B007
+        offers += had
+        chosen = choose(version, had)
         if chosen:
             break
     else:
         close = nearest(version, (one.kernel for one in sources(offers)))
         raise NotToBeHad(version.tag, "the distribution", [one.tag for one in close])
     report(f"downloading {chosen.package} {chosen.version} from {chosen.suite}")
-    package = apt.download(chosen, downloads)
+    (package,) = apt.download([chosen], downloads)
     report(f"unpacking {package.name}")
     _unpack(package, path, shell)
 

@@ -1,0 +1,166 @@
+"""The distribution's kernels: their packages are fetched, and what is needed of them is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdplab.boot import Kernel, Source, beside, image, kept, modules
+from xdplab.errors import NotToBeHad
+from xdplab.files import locked, require_space, write_whole
+from xdplab.process import Shell
+from xdplab.sources import Report, Tell, distro
+from xdplab.sources.distro import Apt, Parts, is_cloud
+from xdplab.version import KernelVersion, nearest
+from xdplab.workspace import Workspace
+
+_DRIVERS = (*modules.CARD, *modules.VETH)  # whose modules are kept
+_KEPT = 100 * 2**20  # bytes: more than an unpacked vmlinux takes
+_CLOUD = "-cloud"  # at the end of what people ask for
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for: a version, in the plain flavour or the cloud's, or one release."""
+
+    version: KernelVersion
+    cloud: bool
+    release: str | None
+
+    @classmethod
+    def of(cls, spec: str) -> Wanted:
+        """Read "6.1", "v6.12.117", "6.1-cloud", "6.1.0-50-amd64"; raises NotAVersion."""
+        version = KernelVersion.parse(spec.removesuffix(_CLOUD))
+        return cls(version, spec.endswith(_CLOUD), spec if version.suffix else None)
+
+    def fits(self, release: str, version: KernelVersion | None) -> bool:
+        """Whether a kernel is what was asked for."""
+        if self.release:
+            return release == self.release
+        return bool(version and self.version.covers(version)) and self.cloud == is_cloud(release)
+
+    def __str__(self) -> str:
+        return self.release or f"{self.version.tag}{_CLOUD if self.cloud else ''}"
+
+
+def obtain(
+    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, tell: Tell
+) -> Kernel | None:
+    """The distribution's kernel: the one that is kept here, or else the newest on offer.
+
+    Nobody is asked where one that fits is kept.  Gives none in a dry run that
+    would fetch one.  `tell` hears of suites that could not be had.  Raises
+    NotToBeHad with the nearest on offer, Unreachable, NoSpace, Held, and
+    MissingTools without apt.
+    """
+    kernel = _kept(wanted, workspace)
+    if kernel:
+        return kernel
+    if shell.dry:
+        shell.echo(f"apt-get download linux-image-{wanted}")
+        return None
+    with locked(workspace.kernels / "lock"):
+        # another process may have fetched it meanwhile
+        return _kept(wanted, workspace) or _fetch(wanted, workspace, shell, report, tell)
+
+
+def _kept(wanted: Wanted, workspace: Workspace) -> Kernel | None:
+    fit = [
+        kernel
+        for kernel in kept(workspace.kernels)
+        if kernel.source is Source.DISTRO and wanted.fits(kernel.release, kernel.version)
+    ]
+    return max(fit, key=lambda kernel: kernel.version or wanted.version, default=None)
+
+
+def _fetch(
+    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, tell: Tell
+) -> Kernel:
+    apt, chosen = _choose(wanted, workspace, shell, report, tell)
+    parts = apt.parts(chosen)
+    whole = workspace.kernels / chosen.release
+    partial, scratch = (whole.with_name(f"{whole.name}.{end}") for end in ("partial", "package"))
+    for leftover in (partial, scratch, whole):
+        shutil.rmtree(leftover, ignore_errors=True)
+    require_space(whole, parts.size + parts.installed + _KEPT)
+    try:
+        _unpack(parts, apt, scratch, shell, report)
+        report(f"keeping what is needed of {chosen.release}")
+        _keep(chosen, scratch, partial)
+        partial.rename(whole)
+    finally:
+        for leftover in (partial, scratch):
+            shutil.rmtree(leftover, ignore_errors=True)
+    kernel = Kernel.load(whole)
+    assert kernel  # noqa: S101  # it was kept there just now
+    tell(f"fetched Linux {kernel.release} from {chosen.offer.suite} into {whole}")
+    return kernel
+
+
+def _choose(
+    wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, tell: Tell
+) -> tuple[Apt, distro.Image]:
+    """The newest that fits, and whom to ask for it; raises NotToBeHad."""
+    images: list[distro.Image] = []
+    for apt, offers in distro.ask(workspace.indexes, shell, report, tell):
+        here = distro.images(offers)
+        fit = [one for one in here if wanted.fits(one.release, one.offer.kernel)]
+        if fit:
+            return apt, fit[-1]
+        images += here
+    raise NotToBeHad(str(wanted), "the distribution", _nearest(wanted, images), "name another")
+
+
+def _nearest(wanted: Wanted, images: Iterable[distro.Image]) -> list[str]:
+    """What could be asked for instead, of the same flavour."""
+    cloud = is_cloud(wanted.release) if wanted.release else wanted.cloud
+    others = {one.offer.kernel: one.release for one in images if is_cloud(one.release) == cloud}
+    close = nearest(wanted.version, others)
+    end = _CLOUD if cloud else ""
+    return [others[one] if wanted.release else f"{one.tag}{end}" for one in close]
+
+
+def _unpack(parts: Parts, apt: Apt, scratch: Path, shell: Shell, report: Report) -> None:
+    """Fetch the packages, and unpack all of them into the same directory."""
+    image = parts.offers[0]
+    phase = f"downloading {image.package} {image.version} from {image.suite}"
+
+    def tell_how_far() -> None:
+        done = sum(file.stat().st_size for file in scratch.glob("*"))
+        report(phase, done, parts.size, f"{done / 2**20:.1f} of {parts.size / 2**20:.1f} MiB")
+
+    report(phase, 0, parts.size)
+    for package in apt.download(parts.offers, scratch, tell_how_far):
+        report(f"unpacking {package.name}")
+        shell.run(["dpkg-deb", "--extract", package, scratch])
+        package.unlink()
+
+
+def _keep(chosen: distro.Image, scratch: Path, partial: Path) -> None:
+    """Keep of what was unpacked the image, the configuration, and modules for our hardware."""
+    release, offer = chosen.release, chosen.offer
+    files = [*scratch.glob(f"boot/vmlinuz-{release}"), *scratch.glob("**/lib/modules/*/vmlinuz")]
+    if not files:
+        raise NotToBeHad(release, f"{offer.package} {offer.version}", [], "name another")
+    found = image.read(files[0])
+    their_modules, their_config = (
+        beside.modules(files[0], release),
+        beside.config(files[0], release),
+    )
+    partial.mkdir(parents=True)
+    kernel = Kernel(
+        release,
+        offer.kernel,
+        partial / ("vmlinux" if found.unpacked else "bzImage"),
+        partial / "modules" if their_modules else None,
+        partial / "config" if their_config else None,
+        Source.DISTRO,
+    )
+    write_whole(kernel.image, found.unpacked or files[0].read_bytes())
+    if their_config and kernel.config:
+        shutil.copyfile(their_config, kernel.config)
+    if their_modules and kernel.modules:
+        modules.copy(their_modules, kernel.modules, _DRIVERS, release)
+    kernel.keep(partial, package=offer.package, package_version=offer.version, suite=offer.suite)
