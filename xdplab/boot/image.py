@@ -6,13 +6,14 @@ Where things are in a bzImage says Documentation/arch/x86/boot.rst of the kernel
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -26,6 +27,7 @@ _OLDEST_PROTOCOL = 0x020C  # 2.12, of v3.8: the first that says whether it is of
 _IS_64_BIT = 1 << 0  # in xloadflags
 _SECTOR, _PARAGRAPH = 512, 16
 
+_RELEASE = re.compile(rb"\d[!-~]*")
 _BANNER = re.compile(rb"Linux version (\d[!-~]*) ")  # init/version.c
 _PHYS32_ENTRY = 18  # XEN_ELFNOTE_PHYS32_ENTRY of xen/interface/elfnote.h
 
@@ -136,10 +138,10 @@ def _of_bzimage(path: Path, setup: _Setup, content: bytes) -> Image:
     whole = protected + setup.paragraphs * _PARAGRAPH
     if len(content) < whole:
         raise _Unfit(f"it is truncated: {len(content)} bytes of {whole}", _ANEW)
-    words = content[_SECTOR + setup.release_at : protected].partition(b"\0")[0].split()
-    if not setup.release_at or not words:
+    said = _RELEASE.match(content, _SECTOR + setup.release_at, protected)
+    if not said:
         raise _Unfit("its header doesn't say its release")
-    release = words[0].decode(errors="replace")
+    release = said[0].decode()
     begin = protected + setup.payload_at
     try:
         unpacked = _unpack(content[begin : begin + setup.payload_size])
@@ -225,24 +227,21 @@ def _of_elf(path: Path, file: BinaryIO) -> Image:
 
 def _vmlinux(file: BinaryIO, size: int) -> _Vmlinux:
     """What an ELF kernel of `size` bytes tells of itself; raises _Unfit."""
-    from elftools.common.exceptions import ELFError  # here: it takes a while to import
-    from elftools.elf.elffile import ELFFile
+    from elftools.elf.elffile import ELFFile  # here: it takes a while to import
 
-    try:
+    with _damage_is_unfit():
         elf = ELFFile(file)
         if elf["e_machine"] != "EM_X86_64" or elf.elfclass != 64:
             raise _Unfit(f"it is an ELF file for {elf.get_machine_arch()}")
-        end = elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]
         segments = list(elf.iter_segments())
-        end = max([end, *(one["p_offset"] + one["p_filesz"] for one in segments)])
+        ends = [one["p_offset"] + one["p_filesz"] for one in segments]
+        end = max([elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"], *ends])
         if size < end:
             raise _Unfit(f"it is truncated: {size} bytes of {end}", _ANEW)
         loaded = [one.data() for one in segments if one["p_type"] == "PT_LOAD"]
         notes = [
             note for one in segments if one["p_type"] == "PT_NOTE" for note in one.iter_notes()
         ]
-    except ELFError as error:
-        raise _Unfit(f"it is damaged: it is no whole ELF file: {error}", _ANEW) from error
     banner = next(filter(None, map(_BANNER.search, loaded)), None)
     if not banner:
         raise _Unfit('it is an ELF file, but no kernel: it has no "Linux version" in it')
@@ -251,6 +250,16 @@ def _vmlinux(file: BinaryIO, size: int) -> _Vmlinux:
         any((note["n_name"], note["n_type"]) == ("Xen", _PHYS32_ENTRY) for note in notes),
         next(filter(None, map(_config, loaded)), None),
     )
+
+
+@contextlib.contextmanager
+def _damage_is_unfit() -> Iterator[None]:
+    try:
+        yield
+    except _Unfit:
+        raise
+    except Exception as error:  # of a damaged file the library has more errors than its own
+        raise _Unfit(f"it is damaged: it is no whole ELF file: {error}", _ANEW) from error
 
 
 def _config(loaded: bytes) -> bytes | None:

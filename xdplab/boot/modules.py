@@ -48,16 +48,17 @@ class Module:
 
     def info(self) -> dict[str, str]:
         """What modinfo(8) shows; of a field that is there several times the first."""
-        from elftools.common.exceptions import ELFError  # here: it takes a while to import
-        from elftools.elf.elffile import ELFFile
+        from elftools.elf.elffile import ELFFile  # here: it takes a while to import
 
+        content = io.BytesIO(self.content())
         try:
-            section = ELFFile(io.BytesIO(self.content())).get_section_by_name(".modinfo")
-        except ELFError as error:
-            raise ModulesUnfit(self.path, f"it is no ELF file: {error}") from error
-        if not section:
+            section = ELFFile(content).get_section_by_name(".modinfo")
+            text = section.data().decode(errors="replace") if section else ""
+        except Exception as error:  # of a damaged file the library has more errors than its own
+            raise ModulesUnfit(self.path, f"it is no whole ELF file: {error}") from error
+        if not text:
             raise ModulesUnfit(self.path, "it is no kernel module: it has no .modinfo")
-        rows = [row.partition("=") for row in section.data().decode(errors="replace").split("\0")]
+        rows = [row.partition("=") for row in text.split("\0")]
         return {field: value for field, _, value in reversed(rows)}
 
 

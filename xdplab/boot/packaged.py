@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xdplab.boot import Kernel, Source, beside, image, kept, modules
@@ -18,6 +18,7 @@ from xdplab.workspace import Workspace
 
 _DRIVERS = (*modules.CARD, *modules.VETH)  # whose modules are kept
 _KEPT = 100 * 2**20  # bytes: more than an unpacked vmlinux takes
+_CURE = "name another; invoke kernels lists what there is"
 _CLOUD = "-cloud"  # at the end of what people ask for
 
 
@@ -81,18 +82,17 @@ def _fetch(
     apt, chosen = _choose(wanted, workspace, shell, report, tell)
     parts = apt.parts(chosen)
     whole = workspace.kernels / chosen.release
-    partial, scratch = (whole.with_name(f"{whole.name}.{end}") for end in ("partial", "package"))
-    for leftover in (partial, scratch, whole):
-        shutil.rmtree(leftover, ignore_errors=True)
+    scratch = workspace.kernels / "fetching"
     require_space(whole, parts.size + parts.installed + _KEPT)
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        _unpack(parts, apt, scratch, shell, report)
+        _unpack(parts, apt, scratch / "package", shell, report)
         report(f"keeping what is needed of {chosen.release}")
-        _keep(chosen, scratch, partial)
-        partial.rename(whole)
+        _keep(chosen, scratch / "package", scratch / "kept")
+        shutil.rmtree(whole, ignore_errors=True)
+        (scratch / "kept").rename(whole)
     finally:
-        for leftover in (partial, scratch):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     kernel = Kernel.load(whole)
     assert kernel  # noqa: S101  # it was kept there just now
     tell(f"fetched Linux {kernel.release} from {chosen.offer.suite} into {whole}")
@@ -110,7 +110,7 @@ def _choose(
         if fit:
             return apt, fit[-1]
         images += here
-    raise NotToBeHad(str(wanted), "the distribution", _nearest(wanted, images), "name another")
+    raise NotToBeHad(str(wanted), "the distribution", _nearest(wanted, images), _CURE)
 
 
 def _nearest(wanted: Wanted, images: Iterable[distro.Image]) -> list[str]:
@@ -138,29 +138,20 @@ def _unpack(parts: Parts, apt: Apt, scratch: Path, shell: Shell, report: Report)
         package.unlink()
 
 
-def _keep(chosen: distro.Image, scratch: Path, partial: Path) -> None:
+def _keep(chosen: distro.Image, package: Path, to: Path) -> None:
     """Keep of what was unpacked the image, the configuration, and modules for our hardware."""
     release, offer = chosen.release, chosen.offer
-    files = [*scratch.glob(f"boot/vmlinuz-{release}"), *scratch.glob("**/lib/modules/*/vmlinuz")]
+    files = [*package.glob(f"boot/vmlinuz-{release}"), *package.glob("**/lib/modules/*/vmlinuz")]
     if not files:
-        raise NotToBeHad(release, f"{offer.package} {offer.version}", [], "name another")
+        raise NotToBeHad(release, f"{offer.package} {offer.version}", [], _CURE)
     found = image.read(files[0])
-    their_modules, their_config = (
-        beside.modules(files[0], release),
-        beside.config(files[0], release),
-    )
-    partial.mkdir(parents=True)
-    kernel = Kernel(
-        release,
-        offer.kernel,
-        partial / ("vmlinux" if found.unpacked else "bzImage"),
-        partial / "modules" if their_modules else None,
-        partial / "config" if their_config else None,
-        Source.DISTRO,
-    )
-    write_whole(kernel.image, found.unpacked or files[0].read_bytes())
-    if their_config and kernel.config:
-        shutil.copyfile(their_config, kernel.config)
-    if their_modules and kernel.modules:
-        modules.copy(their_modules, kernel.modules, _DRIVERS, release)
-    kernel.keep(partial, package=offer.package, package_version=offer.version, suite=offer.suite)
+    config, directory = beside.config(files[0], release), beside.modules(files[0], release)
+    boots = to / ("vmlinux" if found.unpacked else "bzImage")
+    kernel = Kernel(release, offer.kernel, boots, None, None, Source.DISTRO)
+    write_whole(boots, found.unpacked or files[0].read_bytes())
+    if config:
+        kernel = replace(kernel, config=Path(shutil.copyfile(config, to / "config")))
+    if directory:
+        modules.copy(directory, to / "modules", _DRIVERS, release)
+        kernel = replace(kernel, modules=to / "modules")
+    kernel.keep(to, package=offer.package, package_version=offer.version, suite=offer.suite)

@@ -66,10 +66,12 @@ _FAULT = re.compile(r"^Err:\d+ (\S+) (\S+?)(?:/\S+ \S+)? (\S+)\n +(.*)", re.MULT
 _NO_SUCH_SUITE = re.compile(r"Release: (?:404|File not found)")
 
 # What apt-cache(8) shows of a package: its name, each version, and where that is.
+_QUESTIONS = {"policy": ("linux-source-*", "linux-image-*"), "unmet": ("linux-image-*",)}
 _POLICY = re.compile(
     r"(?P<package>\S+):|(?: {5}| [*]{3} )(?P<version>\S+) -?\d+.*"
     r"| {6,}-?\d+ \S+ (?P<suite>\S+)/\S+ \S+ Packages"
 )
+_UNMET = re.compile(r"^Package linux-image-(\S+) version (\S+) .*\n((?: .*\n?)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +187,19 @@ class Apt:
         return said
 
     def offers(self) -> list[Offer]:
-        """The kernel packages, sources and images, as of the last update."""
+        """The kernel packages, sources and images, as of the last update.
+
+        Images whose other parts are gone from the suite are left out.
+        """
         if not self._configuration.exists():
             return []
-        argv = self._argv("apt-cache", "policy", "linux-source-*", "linux-image-*")
-        return read_policy(self.shell.ask(argv, env=self._env).text())
+        said = {}
+        for question, patterns in _QUESTIONS.items():
+            argv = self._argv("apt-cache", question, *patterns)
+            said[question] = self.shell.ask(argv, env=self._env).text()
+        lacking = read_unmet(said["unmet"])
+        offers = read_policy(said["policy"])
+        return [one for one in offers if (one.package, one.version) not in lacking]
 
     def parts(self, image: Image) -> Parts:
         """An image's package, and those of the same release that it depends on.
@@ -252,6 +262,15 @@ def read_policy(text: str) -> list[Offer]:
                 kernel = KernelVersion.parse(version.rpartition(":")[2])
                 found.append(Offer(kernel, package, version, row["suite"]))
     return found
+
+
+def read_unmet(text: str) -> set[tuple[str, str]]:
+    """The images, by package and version, that `apt-cache unmet` says lack a part of theirs."""
+    return {
+        (f"linux-image-{release}", version)
+        for release, version, lacks in _UNMET.findall(text)
+        if re.search(rf"^ Depends: \S+-{re.escape(release)}(?!\S)", lacks, re.MULTILINE)
+    }
 
 
 def choose(version: KernelVersion, offers: Iterable[Offer]) -> Offer | None:
