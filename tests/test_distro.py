@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import platform
-import shutil
 import subprocess
-import tempfile
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import make_fake_tree
+from mirror import Mirror, become_debian, needs_apt, serve
 
 from xdplab import setup
 from xdplab.errors import Held, NotToBeHad, Unreachable
@@ -32,6 +24,7 @@ from xdplab.sources.distro import (
     own_suites,
     read_faults,
     read_policy,
+    read_unmet,
 )
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
@@ -137,6 +130,28 @@ def test_a_suite_that_is_not_there_is_told_from_one_that_cannot_be_had() -> None
     assert "Network is unreachable" in faults["http://192.0.2.1/debian", "bookworm"]
     assert faults[mirror, "sid"].startswith("404")  # the mirror is at odds with itself
     assert len(faults) == 5
+
+
+UNMET = """\
+Package linux-image-6.16.3+deb13-amd64 version 6.16.3-1~bpo13+1 has an unmet dep:
+ Suggests: linux-doc-6.16
+Package linux-image-6.19.14+deb13-amd64 version 6.19.14-1~bpo13+1 has an unmet dep:
+ Depends: linux-base-6.19.14+deb13-amd64 (= 6.19.14-1~bpo13+1)
+ Depends: linux-modules-6.19.14+deb13-amd64 (= 6.19.14-1~bpo13+1)
+ Suggests: linux-doc-6.19
+Package linux-image-7.2.6+deb13-amd64 version 7.2.6-1~bpo13+1 has an unmet dep:
+ Depends: initramfs-tools (>= 0.120+deb8u2)
+Package linux-image-7.1.13+deb13-amd64 version 7.1.13-1~bpo13+1 has an unmet dep:
+ Depends: linux-base-7.1.13+deb13-amd64
+"""
+
+
+def test_an_image_whose_parts_are_gone_is_told_from_one_that_could_not_be_installed() -> None:
+    assert read_unmet(UNMET) == {
+        ("linux-image-6.19.14+deb13-amd64", "6.19.14-1~bpo13+1"),
+        ("linux-image-7.1.13+deb13-amd64", "7.1.13-1~bpo13+1"),
+    }
+    assert read_unmet("") == set()
 
 
 @pytest.mark.parametrize(
@@ -278,69 +293,19 @@ def test_no_suite_has_no_others() -> None:
 
 # ---- real packages, from a mirror of the test's own
 
-GPG = shutil.which("gpg") and shutil.which("dpkg-deb") and shutil.which("apt-get")
-needs_apt = pytest.mark.skipif(not GPG, reason="needs apt, dpkg-deb and gpg")
 
+def source(mirror: Mirror, number: str) -> Path:
+    """A source package with a fake tree in it."""
+    package = f"linux-source-{version(number).series}"
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
-    """A directory that a web server on loopback shows, with suites in it."""
+    def fill(top: Path) -> None:
+        tree = make_fake_tree(top.parent / package)
+        say_version(tree, version(number))
+        (top / "usr/src").mkdir(parents=True)
+        tarball = top / f"usr/src/{package}.tar.xz"
+        subprocess.run(["tar", "caf", tarball, package], cwd=top.parent, check=True)
 
-    root: Path
-    url: str
-    home: Path  # gpg's
-
-    def add(self, suite: str, *numbers: str, key: str = "archive") -> None:
-        """Make a suite of source packages, signed."""
-        debs = [self._deb(number) for number in numbers]
-        arch = subprocess.run(
-            ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        index = Path(f"main/binary-{arch}/Packages")
-        directory = self.root / "debian" / "dists" / suite
-        (directory / index).parent.mkdir(parents=True, exist_ok=True)
-        text = "\n".join(self._stanza(deb) for deb in debs)
-        (directory / index).write_text(text)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        release = directory / "Release"
-        release.write_text(
-            f"Origin: Test\nSuite: {suite}\nCodename: {suite}\nArchitectures: {arch}\n"
-            f"Components: main\nDate: {formatdate(usegmt=True)}\n"
-            f"SHA256:\n {digest} {len(text)} {index}\n"
-        )
-        gpg(self.home, "--local-user", key, "--output", str(directory / "InRelease"),
-            "--clearsign", str(release))  # fmt: skip
-        release.unlink()
-
-    def _deb(self, number: str) -> Path:
-        series = version(number).series
-        package = f"linux-source-{series}"
-        deb = self.root / "debian/pool" / f"{package}_{number}_all.deb"
-        if not deb.exists():
-            with tempfile.TemporaryDirectory() as scratch:
-                top = Path(scratch, "package")
-                (top / "DEBIAN").mkdir(parents=True)
-                (top / "DEBIAN/control").write_text(
-                    f"Package: {package}\nVersion: {number}\nArchitecture: all\n"
-                    "Maintainer: A Test <test@example.org>\nDescription: sources\n"
-                )
-                tree = make_fake_tree(Path(scratch, package))
-                say_version(tree, version(number))
-                (top / "usr/src").mkdir(parents=True)
-                tarball = top / f"usr/src/{package}.tar.xz"
-                subprocess.run(["tar", "caf", tarball, package], cwd=scratch, check=True)
-                deb.parent.mkdir(parents=True, exist_ok=True)
-                subprocess.run(["dpkg-deb", "--root-owner-group", "--build", top, deb],
-                               check=True, capture_output=True)  # fmt: skip
-        return deb
-
-    def _stanza(self, deb: Path) -> str:
-        fields = subprocess.run(["dpkg-deb", "--field", deb], check=True, capture_output=True)
-        content = deb.read_bytes()
-        return (
-            f"{fields.stdout.decode()}Filename: {deb.relative_to(self.root / 'debian')}\n"
-            f"Size: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n"
-        )
+    return mirror.deb(package, number, fill)
 
 
 def say_version(tree: Path, wanted: KernelVersion) -> None:
@@ -352,62 +317,28 @@ def say_version(tree: Path, wanted: KernelVersion) -> None:
     makefile.write_text(head + text)  # the first assignment counts
 
 
-def gpg(home: Path, *arguments: str) -> None:
-    subprocess.run(["gpg", "--homedir", home, "--batch", "--yes", "--passphrase", "", *arguments],
-                   check=True, capture_output=True)  # fmt: skip
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the terminal for the tests."""
-
-
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     """Suites of several releases, one of them signed by a key that nobody knows."""
-    root = tmp_path_factory.mktemp("mirror")
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(QuietHandler, directory=str(root))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="gpg-") as home:  # short: there will be sockets in it
-        made = Mirror(root, f"http://127.0.0.1:{server.server_port}", Path(home))
-        for key in ("archive", "stranger"):
-            gpg(made.home, "--quick-generate-key", key, "ed25519", "sign", "never")
-        gpg(made.home, "--output", str(root / "debian-archive-keyring.gpg"), "--export", "archive")
-        made.add("bookworm", "6.1.170-3", "6.1.176-1")
-        made.add("bookworm-security", "6.1.192-2")
-        made.add("bookworm-backports", "6.12.95-1~bpo12+1")
-        made.add("trixie", "6.12.107-1", "6.12.117-1")
-        made.add("trixie-backports", "7.2.9-1~bpo13+1", "7.3.4-1~bpo13+1")
-        made.add("experimental", "7.3~rc7-1~exp1")
-        made.add("forky", "7.9.9-1", key="stranger")
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    suites = {
+        "bookworm": ("6.1.170-3", "6.1.176-1"),
+        "bookworm-security": ("6.1.192-2",),
+        "bookworm-backports": ("6.12.95-1~bpo12+1",),
+        "trixie": ("6.12.107-1", "6.12.117-1"),
+        "trixie-backports": ("7.2.9-1~bpo13+1", "7.3.4-1~bpo13+1"),
+        "experimental": ("7.3~rc7-1~exp1",),
+    }
+    with serve(tmp_path_factory.mktemp("mirror")) as made:
+        for suite, numbers in suites.items():
+            made.add(suite, *(source(made, number) for number in numbers))
+        made.add("forky", source(made, "7.9.9-1"), key="stranger")
         yield made
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
 def machine(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Debian 12 whose apt is configured for the mirror; gives the sources.list."""
-    sources = tmp_path / "sources.list"
-    sources.write_text(
-        "".join(
-            f"deb {mirror.url}/debian {suite} main\n" for suite in ("bookworm", "bookworm-security")
-        )
-    )
-    (tmp_path / "machine.conf").write_text(
-        f'Dir::Etc::SourceList "{sources}";\nDir::Etc::SourceParts "/dev/null";\n'
-        f'Dir::State::Lists "{tmp_path}/lists";\n'
-    )
-    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "machine.conf"))
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(distro, "_KEYRINGS", mirror.root)
-    release = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
-    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
-    return sources
+    return become_debian(mirror, tmp_path, monkeypatch)
 
 
 def obtain(wanted: setup.Wanted, workspace: Workspace, shell: Shell) -> Tree | None:
