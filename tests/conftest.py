@@ -27,7 +27,11 @@ from stat import S_ISDIR
 import platformdirs
 import pytest
 
+from xdplab.boot import Kernel, choice
 from xdplab.damage import EVERY_TREE
+from xdplab.errors import CannotRun
+from xdplab.process import Shell
+from xdplab.workspace import Workspace
 
 PROJECT = Path(__file__).resolve().parents[1]
 KERNELS = ("6.1", "5.10")
@@ -357,6 +361,23 @@ def fetched(trees_workspace: Path) -> Callable[[str], Path]:
             assert outcome.code == 0, outcome.err
             known[kernel] = Path(outcome.out.partition(":")[0])
         return known[kernel]
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def kernels(trees_workspace: Path) -> Callable[[str], Kernel]:
+    """Gives a kernel of the distribution's that boots, fetched from one test run to the next."""
+
+    def fetch(spec: str) -> Kernel:
+        workspace = Workspace(trees_workspace)
+        with waiting_lock(trees_workspace / "tests.lock"):
+            try:
+                kernel = choice.find(spec, workspace, Shell(), lambda *_: None, lambda _: None)
+            except CannotRun as error:
+                pytest.skip(f"no kernel {spec} can be had here: {error}")
+        assert kernel
+        return kernel
 
     return fetch
 

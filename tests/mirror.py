@@ -54,9 +54,10 @@ class Mirror:
         release.unlink()
 
     def deb(
-        self, package: str, number: str, fill: Callable[[Path], None], depends: str = ""
-    ) -> Path:
-        """Make a package of the files that `fill` puts below a directory."""
+        self, package: str, number: str, fill: Callable[[Path], None], depends: str = "",
+        installed: int = 64,
+    ) -> Path:  # fmt: skip
+        """Make a package of the files that `fill` puts below a directory; it may lie in KiB."""
         deb = self.root / "debian/pool" / f"{package}_{number}_all.deb"
         if not deb.exists():
             with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +66,7 @@ class Mirror:
                 (top / "DEBIAN/control").write_text(
                     f"Package: {package}\nVersion: {number}\nArchitecture: all\n"
                     + (f"Depends: {depends}\n" if depends else "")
-                    + "Installed-Size: 64\n"
+                    + f"Installed-Size: {installed}\n"
                     "Maintainer: A Test <test@example.org>\nDescription: made by a test\n"
                 )
                 fill(top)

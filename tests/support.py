@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pytest
+
 from xdplab.tree import STATE, Tree
 
 TREES = Path(__file__).parent / "trees"
@@ -86,6 +88,26 @@ def vmlinux(
     if config is not None:
         text += b"IKCFG_ST" + gzip.compress(config.encode()) + b"IKCFG_ED"
     return elf([(".text", 1, text), (".notes", 4, XEN_ENTRY if pvh else b"")], machine)
+
+
+# the commands of scripts/Makefile.lib, of Linux 6.18
+COMPRESSORS = {
+    "gzip": ("gzip", "-n", "-f", "-9"),
+    "bzip2": ("bzip2", "-9"),
+    "lzma": ("xz", "--format=lzma", "-9"),
+    "xz": ("xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB"),
+    "lz4": ("lz4", "-l", "-9", "-", "-"),
+    "zstd": ("zstd", "-22", "--ultra"),
+}
+
+
+def packed(content: bytes, compressor: str) -> bytes:
+    """Compressed as kbuild does it, with the size behind it where the format has none there."""
+    command = COMPRESSORS[compressor]
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    made = subprocess.run(command, input=content, capture_output=True, check=True).stdout
+    return made if compressor == "gzip" else made + struct.pack("<I", len(content))
 
 
 def bzimage(payload: bytes, release: str = RELEASE, flags: int = 1, protocol: int = 0x20F) -> bytes:

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import RELEASE, bzimage, vmlinux
+from support import COMPRESSORS, RELEASE, bzimage, packed, vmlinux
 
 from xdplab.boot.image import Image, read
 from xdplab.errors import NotAnImage
 
-# the commands of scripts/Makefile.lib, of Linux 6.18
-COMPRESSORS = {
-    "gzip": ("gzip", "-n", "-f", "-9"),
-    "bzip2": ("bzip2", "-9"),
-    "lzma": ("xz", "--format=lzma", "-9"),
-    "xz": ("xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB"),
-    "lz4": ("lz4", "-l", "-9", "-", "-"),
-    "zstd": ("zstd", "-22", "--ultra"),
-}
 KERNEL = vmlinux()
-
-
-def packed(content: bytes, compressor: str) -> bytes:
-    """Compressed as kbuild does it, with the size behind it where the format has none there."""
-    command = COMPRESSORS[compressor]
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed")
-    made = subprocess.run(command, input=content, capture_output=True, check=True).stdout
-    return made if compressor == "gzip" else made + struct.pack("<I", len(content))
-
-
 IMAGES = {
     "vmlinux": KERNEL,
     "xz": bzimage(packed(KERNEL, "xz")),
