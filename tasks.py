@@ -252,7 +252,7 @@ def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
     lab.view.done(done, nothing=f"no XDP program is on {dev}")
 
 
-@step(trees="remove fetched trees and downloads too (never a tree of your own)")
+@step(trees="remove fetched trees, kernels and downloads too (never a tree of your own)")
 def clean(lab: Lab, trees: bool = False) -> None:
     """Take back every change: samples and patches out of all trees, builds and runs away."""
     lab.view.done(lifecycle.clean(lab.workspace, lab.shell, trees=trees), nothing="all is clean")

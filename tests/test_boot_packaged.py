@@ -264,12 +264,24 @@ def test_of_a_damaged_package_nothing_is_kept(machine: Workspace) -> None:
 
 
 @needs_apt
+@pytest.mark.parametrize("when", ["asking", "downloading", "unpacking", "keeping"])
+def test_interrupted_at_any_time_nothing_is_left_half_done(when: str, machine: Workspace) -> None:
+    def interrupt(phase: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        if phase.startswith(when):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        choice.find("7.2", machine, Shell(), interrupt, lambda _: None)
+    assert files(machine.kernels) == {"lock"}
+
+
+@needs_apt
 def test_what_was_left_half_done_is_done_again(machine: Workspace) -> None:
-    put(machine.kernels, "fetching/package/linux-image.deb", b"half")
+    put(machine.kernels, "fetching-1/package/linux-image.deb", b"half")
     put(machine.kernels, "6.1.0-56-amd64/vmlinux", b"half")
     kernel = found("6.1", machine)
     assert kernel.image.read_bytes() == vmlinux(kernel.release)
-    assert not (machine.kernels / "fetching").exists()
+    assert {path.name for path in machine.kernels.iterdir()} == {"lock", kernel.release}
 
 
 @needs_apt

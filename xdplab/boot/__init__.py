@@ -30,7 +30,7 @@ class Kernel:
     release: str  # what `uname -r` says when it runs
     version: KernelVersion | None  # None: the release doesn't say
     image: Path  # for QEMU: an ELF vmlinux with a PVH entry, or else the bzImage
-    modules: Path | None  # the directory with its modules.builtin; None: all is built in
+    modules: Path | None  # the directory of its modules; None: there is none, or none is needed
     config: Path | None
     source: Source = Source.IMAGE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from xdplab.workspace import Workspace
 _DRIVERS = (*modules.CARD, *modules.VETH)  # whose modules are kept
 _KEPT = 100 * 2**20  # bytes: more than an unpacked vmlinux takes
 _CURE = "name another; invoke kernels lists what there is"
+_SCRATCH = "fetching-"
 _CLOUD = "-cloud"  # at the end of what people ask for
 
 
@@ -82,17 +84,16 @@ def _fetch(
     apt, chosen = _choose(wanted, workspace, shell, report, tell)
     parts = apt.parts(chosen)
     whole = workspace.kernels / chosen.release
-    scratch = workspace.kernels / "fetching"
     require_space(whole, parts.size + parts.installed + _KEPT)
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        _unpack(parts, apt, scratch / "package", shell, report)
+    for leftover in workspace.kernels.glob(f"{_SCRATCH}*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=workspace.kernels, prefix=_SCRATCH) as scratch:
+        package, to = Path(scratch, "package"), Path(scratch, "kept")
+        _unpack(parts, apt, package, shell, report)
         report(f"keeping what is needed of {chosen.release}")
-        _keep(chosen, scratch / "package", scratch / "kept")
+        _keep(chosen, package, to)
         shutil.rmtree(whole, ignore_errors=True)
-        (scratch / "kept").rename(whole)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        to.rename(whole)
     kernel = Kernel.load(whole)
     assert kernel  # noqa: S101  # it was kept there just now
     tell(f"fetched Linux {kernel.release} from {chosen.offer.suite} into {whole}")
@@ -101,9 +102,9 @@ def _fetch(
 
 def _choose(
     wanted: Wanted, workspace: Workspace, shell: Shell, report: Report, tell: Tell
-) -> tuple[Apt, distro.Image]:
+) -> tuple[Apt, distro.ImagePackage]:
     """The newest that fits, and whom to ask for it; raises NotToBeHad."""
-    images: list[distro.Image] = []
+    images: list[distro.ImagePackage] = []
     for apt, offers in distro.ask(workspace.indexes, shell, report, tell):
         here = distro.images(offers)
         fit = [one for one in here if wanted.fits(one.release, one.offer.kernel)]
@@ -113,7 +114,7 @@ def _choose(
     raise NotToBeHad(str(wanted), "the distribution", _nearest(wanted, images), _CURE)
 
 
-def _nearest(wanted: Wanted, images: Iterable[distro.Image]) -> list[str]:
+def _nearest(wanted: Wanted, images: Iterable[distro.ImagePackage]) -> list[str]:
     """What could be asked for instead, of the same flavour."""
     cloud = is_cloud(wanted.release) if wanted.release else wanted.cloud
     others = {one.offer.kernel: one.release for one in images if is_cloud(one.release) == cloud}
@@ -138,7 +139,7 @@ def _unpack(parts: Parts, apt: Apt, scratch: Path, shell: Shell, report: Report)
         package.unlink()
 
 
-def _keep(chosen: distro.Image, package: Path, to: Path) -> None:
+def _keep(chosen: distro.ImagePackage, package: Path, to: Path) -> None:
     """Keep of what was unpacked the image, the configuration, and modules for our hardware."""
     release, offer = chosen.release, chosen.offer
     files = [*package.glob(f"boot/vmlinuz-{release}"), *package.glob("**/lib/modules/*/vmlinuz")]

@@ -85,7 +85,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImagePackage:
     """A package with a kernel that boots."""
 
     release: str  # what `uname -r` says when it runs
@@ -201,7 +201,7 @@ class Apt:
         offers = read_policy(said["policy"])
         return [one for one in offers if (one.package, one.version) not in lacking]
 
-    def parts(self, image: Image) -> Parts:
+    def parts(self, image: ImagePackage) -> Parts:
         """An image's package, and those of the same release that it depends on.
 
         Ubuntu's have their modules in a package of their own, as have Debian's from
@@ -284,7 +284,7 @@ def sources(offers: Iterable[Offer]) -> list[Offer]:
     return [one for one in offers if SOURCE.fullmatch(one.package)]
 
 
-def images(offers: Iterable[Offer]) -> list[Image]:
+def images(offers: Iterable[Offer]) -> list[ImagePackage]:
     """Those that are kernels for any machine, or for virtual ones, the oldest first."""
     named = [(IMAGE.fullmatch(offer.package), offer) for offer in offers]
     # apt names a package's newest version first
@@ -292,7 +292,7 @@ def images(offers: Iterable[Offer]) -> list[Image]:
     # of one version that was packaged twice the later has the higher number in its
     # name; and a metapackage, linux-image-6.12-amd64, has fewer numbers
     found.sort(key=lambda pair: (pair[1].kernel, [*map(int, re.findall(r"\d+", pair[0]["abi"]))]))
-    return [Image(name["release"], offer) for name, offer in found]
+    return [ImagePackage(name["release"], offer) for name, offer in found]
 
 
 def is_cloud(release: str) -> bool:
