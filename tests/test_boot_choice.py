@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,13 +111,20 @@ def test_a_file_needs_no_slash_if_it_is_no_version(
     file.unlink()
     with pytest.raises(NotAVersion):
         found("bzImage")
-    with pytest.raises(NotAnImage, match="No such file"):
+    with pytest.raises(NotAnImage, match="no such file"):
         found("./bzImage")
 
 
 def test_a_directory_without_an_image_is_refused(found: Finder, tmp_path: Path) -> None:
     with pytest.raises(NotAnImage, match="a directory without a bzImage"):
         found(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(found: Finder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(NotAnImage, match="a device or a pipe"):
+            found(path)
 
 
 def test_a_wrecked_copy_is_made_anew(found: Finder, tmp_path: Path) -> None:

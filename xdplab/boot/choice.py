@@ -71,8 +71,12 @@ def of_file(path: Path, workspace: Workspace, shell: Shell, tell: Tell) -> Kerne
 
 def _file(path: Path) -> Path:
     path = path.expanduser().resolve()
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.exists():
+        raise NotAnImage(path, "there is no such file")
+    if not path.is_dir():
+        raise NotAnImage(path, "it is a device or a pipe")
     file = beside.image_in(path)
     if not file:
         raise NotAnImage(path, "it is a directory without a bzImage or a vmlinux")
