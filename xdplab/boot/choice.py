@@ -91,7 +91,7 @@ def _identity(file: Path) -> dict[str, object]:
 
 def _remembered(file: Path, directory: Path) -> Kernel | None:
     facts = recorded(directory)
-    same = facts and file.exists() and _identity(file).items() <= facts.items()
+    same = facts and _identity(file).items() <= facts.items()
     return Kernel.load(directory) if same else None
 
 
