@@ -188,7 +188,7 @@ def run(
     seconds = None if duration is None else number("--duration", duration)
     build, bed = lab.built(sample, kernel, tree), testbed.named(on)
     if lab.shell.dry:
-        runner.show(build, job, lab.shell)
+        bed.show(build, job.options, lab.shell)
         return
     with (
         bed.open(lab.shell, packets=False) as bench,
@@ -211,7 +211,7 @@ def verify(
     job = runner.Job(lab.ip if ip is None else ip)
     build, bed = lab.built(sample, kernel, tree), testbed.named(on)
     if lab.shell.dry:
-        runner.show(build, job, lab.shell)
+        bed.show(build, job.options, lab.shell)
         return
     record = lab.workspace.new_run()
     with bed.open(lab.shell, packets=True) as bench:

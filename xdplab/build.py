@@ -46,6 +46,11 @@ class Build:
         """The user half; it loads the object from its own directory."""
         return self.directory / self.name
 
+    @property
+    def objects(self) -> list[Path]:
+        """What the program opens when it runs."""
+        return [self.directory / file for file in self.facts["files"] if file != self.name]
+
     def older_than(self, sample: Sample) -> bool:
         """Whether a source was edited after this was made from it."""
         made = (self.directory / _FACTS).stat().st_mtime

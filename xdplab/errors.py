@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -530,6 +530,59 @@ class SessionLost(CannotRun):
 
     def __init__(self, what: str, said: str) -> None:
         super().__init__(f"{what} ended unexpectedly", said.strip() or "it said nothing")
+
+
+# ---- virtual machines
+
+
+class QemuTooOld(CannotRun):
+    """A QEMU that can't do what the harness needs."""
+
+    def __init__(self, found: str, needed: str) -> None:
+        super().__init__(
+            f"QEMU {needed} or newer is needed, and this is: {found or 'no QEMU'}",
+            "install a newer one (a distribution's backports may have it), or run without a"
+            " virtual machine: --on netns",
+        )
+
+
+class NoBoot(CannotRun):
+    """A kernel that doesn't get as far as its first command."""
+
+    def __init__(self, image: Path, why: str, last: str) -> None:
+        super().__init__(f"{image} doesn't boot: {why}", last)
+
+
+class GuestLost(CannotRun):
+    """QEMU is gone, and no panic of the guest's is the cause."""
+
+    def __init__(self, code: int, said: Iterable[str], last: str) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"QEMU {how} in the midst of it", "\n".join([*said, last]))
+
+
+class GuestHangs(CannotRun):
+    """The guest doesn't answer any more."""
+
+    def __init__(self, command: str, seconds: float, last: str) -> None:
+        super().__init__(
+            f"the guest hangs: no answer to {command!r} for {seconds:.0f} seconds", last
+        )
+
+
+class GuestPanic(SampleFailed):
+    """The guest's kernel gave up while the sample ran in it."""
+
+    def __init__(self, panic: str, last: str) -> None:
+        super().__init__(f"the kernel panicked: {panic}", last)
+
+
+class KernelSplat(SampleFailed):
+    """The guest's kernel reported trouble of its own: a warning, an oops, a bug."""
+
+    def __init__(self, reports: Sequence[str], log: Path) -> None:
+        more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
+        super().__init__(f"the kernel reported: {reports[0]}{more}", f"its whole log: {log}")
 
 
 # ---- the sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ _IDS = {
     "skb": "IFLA_XDP_SKB_PROG_ID",
     "hw": "IFLA_XDP_HW_PROG_ID",
 }
+_ATTACHED_MODES = {1: "native", 2: "skb", 3: "hw"}
 IP_LINK_WORDS = {"native": "xdpdrv", "skb": "xdpgeneric", "hw": "xdpoffload"}
 
 
@@ -39,6 +41,20 @@ def attached(dev: str | None = None) -> list[Attached]:
                 program = xdp.get_attr(attribute)
                 if program:
                     found.append(Attached(name, link["index"], mode, program))
+    return found
+
+
+def of_ip_link(said: str) -> list[Attached]:
+    """The XDP programs in what `ip -json link` prints, of another machine perhaps.
+
+    The modes are numbers there: XDP_ATTACHED_* of linux/if_link.h.
+    """
+    found = []
+    for link in filter(None, json.loads(said)):
+        xdp = link.get("xdp", {})
+        for one in xdp.get("attached", [xdp] if xdp else []):
+            mode = _ATTACHED_MODES[one["mode"]]
+            found.append(Attached(link["ifname"], link["ifindex"], mode, one["prog"]["id"]))
     return found
 
 

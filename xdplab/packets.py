@@ -6,8 +6,9 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
+from typing import Any
 
-_ECHO_REQUEST = 8  # RFC 792
+ECHO_REPLY, _ECHO_REQUEST = 0, 8  # RFC 792
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,6 @@ def ping(source: str, target: str, count: int, timeout: float = 1.0) -> Pinged:
     `timeout`: seconds to wait for the answers, after the last was sent.
     """
     from scapy.config import conf  # here: scapy takes most of a second to import
-    from scapy.layers.inet import ICMP, IP
     from scapy.sendrecv import sr
     from scapy.supersocket import L3RawSocket
 
@@ -33,13 +33,20 @@ def ping(source: str, target: str, count: int, timeout: float = 1.0) -> Pinged:
     conf.L3socket = L3RawSocket
     conf.verb = 0
     identity = os.getpid() & 0xFFFF
-    requests = [
-        IP(src=source, dst=target) / ICMP(id=identity, seq=number) for number in range(1, count + 1)
-    ]
+    requests = echo_requests(source, target, count, identity)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as above_xdp:
         answers, _ = sr(requests, timeout=timeout)
         delivered = _requests_in(above_xdp, source, identity)
     return Pinged(sent=count, delivered=delivered, answered=len(answers))
+
+
+def echo_requests(source: str, target: str, count: int, identity: int) -> list[Any]:
+    """ICMP echo requests as scapy's packets, numbered from 1."""
+    from scapy.layers.inet import ICMP, IP
+
+    return [
+        IP(src=source, dst=target) / ICMP(id=identity, seq=number) for number in range(1, count + 1)
+    ]
 
 
 def _requests_in(receiver: socket.socket, source: str, identity: int) -> int:

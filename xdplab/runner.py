@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from xdplab.build import Build
 from xdplab.counters import Reading, readings
@@ -25,8 +24,8 @@ from xdplab.errors import (
     NotPermitted,
     StillAttached,
 )
-from xdplab.process import Line, Running, Shell
-from xdplab.testbed import Bench
+from xdplab.process import Line
+from xdplab.testbed import Bench, Process
 from xdplab.workspace import RunRecord, boot_id
 
 MODES = ("auto", "native", "skb", "hw")
@@ -58,10 +57,11 @@ class Job:
         if self.rounds < 0:
             raise NotANumber("--rounds", self.rounds, "a number of rounds, 0 for no end")
 
-    def argv(self, build: Build) -> list[str | Path]:
-        """The binary's command line; it ends when its standard input does (-e)."""
+    @property
+    def options(self) -> list[str]:
+        """The binary's options; it ends when its standard input does (-e)."""
         mode = [] if self.mode == "auto" else ["-m", self.mode]
-        return [build.program, "-i", self.ip, "-d", self.dev, *mode,
+        return ["-i", self.ip, "-d", self.dev, *mode,
                 "-t", f"{self.interval:g}", "-n", str(self.rounds), "-e"]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class Program:
 class Run:
     """A filter that is attached and counts."""
 
-    running: Running
+    process: Process
     program: Program
     early: list[Line]  # what was printed before it was attached
     said: list[str] = field(default_factory=list)  # on standard error, so far
@@ -96,7 +96,7 @@ class Run:
     def lines(self, timeout: float | None = None) -> Iterator[str]:
         """The binary's own lines."""
         early, self.early = self.early, []
-        for line in itertools.chain(early, self.running.lines(timeout)):
+        for line in itertools.chain(early, self.process.lines(timeout)):
             if line.stream == "out":
                 yield line.text
             else:
@@ -108,7 +108,7 @@ class Run:
 
     def stop(self) -> None:
         """Ask it to detach and end; what it prints meanwhile can still be read."""
-        self.running.end_input()
+        self.process.end_input()
 
 
 @contextlib.contextmanager
@@ -120,23 +120,19 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
     StillAttached: the interface is looked at again.
     """
     check_interface(job.dev, bench)
-    directory = build.directory
-    record.path.parent.mkdir(parents=True, exist_ok=True)
-    argv = bench.as_root(job.argv(build), "loading and attaching an XDP program")
-    with bench.shell.start(argv, cwd=directory, log=record.log) as running:
-        program, early = _wait_until_attached(job, running)
+    process = bench.start(build, job.options, record.log)
+    with ending(process):
+        program, early = _wait_until_attached(job, process)
         record.update(
             **asdict(program),
+            **bench.facts(build, process),
             ip=job.ip,
-            on="netns" if bench.enter else "host",
-            netns=bench.netns if bench.enter else None,
-            pid=running.pid,
-            binary=str(build.program),
+            on=bench.where,
             boot=boot_id(),
             started=time.time(),
             ended=None,
         )
-        run = Run(running, program, early)
+        run = Run(process, program, early)
         try:
             yield run
         finally:
@@ -144,18 +140,21 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
             with contextlib.suppress(TimeoutError):
                 for _ in run.lines(_END_PATIENCE):
                     pass
-            running.end()
+            process.end()
             record.update(ended=time.time())
     if any(one.program == program.program for one in bench.attached(program.dev)):
         raise StillAttached(program.dev, program.program)
-    if running.wait():
-        raise EndedBadly(running.wait(), "\n".join(run.said))
+    if process.wait():
+        raise EndedBadly(process.wait(), "\n".join(run.said))
 
 
-def show(build: Build, job: Job, shell: Shell) -> None:
-    """Echo the command of a run, for a dry run."""
-    argv = shell.as_root(job.argv(build), "loading and attaching an XDP program")
-    shell.run(argv, cwd=build.directory)
+@contextlib.contextmanager
+def ending(process: Process) -> Iterator[None]:
+    """End the process with the block."""
+    try:
+        yield
+    finally:
+        process.end()
 
 
 def check_address(given: str) -> None:
@@ -177,7 +176,7 @@ def check_interface(dev: str, bench: Bench) -> None:
         )
 
 
-def _wait_until_attached(job: Job, running: Running) -> tuple[Program, list[Line]]:
+def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line]]:
     """The binary's word that it is attached, and what it said before."""
     early: list[Line] = []
     try:

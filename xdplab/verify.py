@@ -15,8 +15,6 @@ from xdplab.testbed import Bench
 from xdplab.workspace import RunRecord
 
 COUNT = 3  # packets of each kind
-TARGET = "127.0.0.1"
-_OTHERS = ("127.0.0.2", "127.0.0.3")  # sources that must get through
 _SETTLE = 5.0  # seconds for the counters to be printed after the last packet
 
 
@@ -43,29 +41,30 @@ def verify(
 ) -> Iterator[Check]:
     """Prove the claim, step by step; each reading goes to `watch` too.
 
-    Raises what runner.started raises.  In a namespace of our own the address
+    Raises what runner.started raises.  In a network of our own the address
     is ours for the while, and the same packets are seen to be answered before
     the filter is there: so that the checks are seen to be able to fail.  On the
     host that would send replies to whoever has the address.
     """
     job = dataclasses.replace(job, interval=0.2, rounds=0)
     check_interface(job.dev, bench)
-    if bench.enter:
-        bench.ask("add_address", dev=job.dev, address=job.ip)
-        before = bench.ping(job.ip, TARGET, COUNT)
+    peers = bench.peers(job.dev)
+    if bench.private:
+        bench.answer_to(job.ip, job.dev)
+        before = bench.ping(job.ip, peers.target, COUNT)
         yield Check(
             f"without the filter, {COUNT} packets from {job.ip} are answered",
             before.answered == COUNT, _words(before),
         )  # fmt: skip
     with started(build, job, bench, record) as run:
         yield _seen_on_link(job, bench, run)
-        dropped = bench.ping(job.ip, TARGET, COUNT)
+        dropped = bench.ping(job.ip, peers.target, COUNT)
         yield Check(
             f"with it, {COUNT} packets from {job.ip} die",
             dropped.answered == dropped.delivered == 0, _words(dropped),
         )  # fmt: skip
-        other = next(address for address in _OTHERS if address != job.ip)
-        passed = bench.ping(other, TARGET, COUNT)
+        other = next(address for address in peers.others if address != job.ip)
+        passed = bench.ping(other, peers.target, COUNT)
         yield Check(
             f"{COUNT} packets from another address, {other}, are answered",
             passed.answered == passed.delivered == COUNT, _words(passed),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from xdplab.build import Build
 from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Testbed, agent_in
+from xdplab.testbed import Bench, Testbed
+from xdplab.testbed.local import LocalBench, agent_in, show
 
 
 class Host(Testbed):
@@ -24,7 +26,11 @@ class Host(Testbed):
     def open(self, shell: Shell, *, packets: bool) -> Iterator[Bench]:
         """Only who sends raw packets needs an agent; looking at interfaces is free to all."""
         if not packets:
-            yield Bench(shell)
+            yield LocalBench(shell)
             return
-        with agent_in(Bench(shell), [], ["net_raw"]) as bench:
+        with agent_in(LocalBench(shell), [], ["net_raw"]) as bench:
             yield bench
+
+    def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
+        """The command, as root."""
+        show(build, options, shell)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from xdplab.build import Build
 from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Testbed, agent_in
+from xdplab.testbed import Bench, Testbed
+from xdplab.testbed.local import LocalBench, agent_in, show
 
 
 class Netns(Testbed):
@@ -28,15 +30,19 @@ class Netns(Testbed):
     @contextlib.contextmanager
     def open(self, shell: Shell, *, packets: bool) -> Iterator[Bench]:
         """A new namespace, held by our agent, with `lo` up."""
-        with agent_in(Bench(shell), ["unshare", "--net"], ["net_raw", "net_admin"]) as bench:
+        with agent_in(LocalBench(shell), ["unshare", "--net"], ["net_raw", "net_admin"]) as bench:
             bench.enter = ("nsenter", f"--net=/proc/{bench.netns}/ns/net")
             bench.ask("bring_up", dev="lo")
             yield bench
+
+    def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
+        """The command, as root."""
+        show(build, options, shell)
 
 
 @contextlib.contextmanager
 def join(shell: Shell, process: int) -> Iterator[Bench]:
     """The namespace that a process, of a run in another terminal, is in."""
     enter = ("nsenter", f"--net=/proc/{process}/ns/net")
-    with agent_in(Bench(shell, enter), enter, ["net_raw", "net_admin"]) as bench:
+    with agent_in(LocalBench(shell, enter), enter, ["net_raw", "net_admin"]) as bench:
         yield bench

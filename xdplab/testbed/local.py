@@ -1,0 +1,135 @@
+"""A bench on this machine, in its own network or in a namespace of ours.
+
+What needs to be in that network and needs capabilities is done by an agent, a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xdplab import netlink
+from xdplab.build import Build
+from xdplab.errors import SessionLost
+from xdplab.netlink import Attached
+from xdplab.packets import Pinged
+from xdplab.process import Argv, Running, Shell
+from xdplab.testbed import Bench, Peers, Process
+from xdplab.workspace import PROJECT
+
+LOOPBACK = Peers("127.0.0.1", ("127.0.0.2", "127.0.0.3"))
+
+_PATIENCE = 30.0  # seconds for the agent to start or to answer: scapy's import included
+_WHY = "loading and attaching an XDP program"
+
+
+@dataclass(slots=True)
+class LocalBench(Bench):
+    """This machine, seen from a network namespace.
+
+    `enter` is the command that brings another into the namespace.
+    """
+
+    shell: Shell
+    enter: tuple[str | Path, ...] = ()
+    netns: int | None = None  # a process in the network namespace, if it is not ours
+    _agent: Running | None = field(default=None, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The host, or a namespace."""
+        return "netns" if self.enter else "host"
+
+    def start(self, build: Build, options: Sequence[str], log: Path) -> Process:
+        """Start a build's program, through sudo if need be."""
+        argv = self.shell.as_root([*self.enter, build.program, *options], _WHY)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return self.shell.start(argv, cwd=build.directory, log=log)
+
+    def interfaces(self) -> list[str]:
+        """The namespace's interfaces."""
+        if not self.enter:
+            return netlink.interfaces()
+        return [str(name) for name in self.ask("interfaces")]
+
+    def attached(self, dev: str) -> list[Attached]:
+        """The XDP programs on an interface."""
+        if not self.enter:
+            return netlink.attached(dev)
+        return [Attached(**one) for one in self.ask("attached", dev=dev)]
+
+    def ping(self, source: str, target: str, count: int) -> Pinged:
+        """Send ICMP echo requests inside the namespace."""
+        return Pinged(**self.ask("ping", source=source, target=target, count=count))
+
+    def answer_to(self, address: str, dev: str) -> None:
+        """Let the address be the interface's own for the while."""
+        self.ask("add_address", dev=dev, address=address)
+
+    def peers(self, dev: str) -> Peers:
+        """Everything goes through `lo`."""
+        return LOOPBACK
+
+    def facts(self, build: Build, process: Process) -> dict[str, object]:
+        """The program's own process, and one that keeps the namespace."""
+        netns = self.netns if self.enter else None
+        return {"pid": process.pid, "binary": str(build.program), "netns": netns}
+
+    def ask(self, deed: str, **arguments: object) -> Any:
+        """Have the agent do something; raises SessionLost if it is gone or refuses."""
+        if not self._agent:
+            raise SessionLost("the testbed's agent", "it was never started")
+        self._agent.write(json.dumps({"do": deed, **arguments}))
+        answer = _next_object(self._agent)
+        if "error" in answer:
+            raise SessionLost(f"{deed} in the testbed", str(answer["error"]))
+        return answer["answer"]
+
+
+def show(build: Build, options: Sequence[str], shell: Shell) -> None:
+    """Echo the command of a run, for a dry run."""
+    shell.run(shell.as_root([build.program, *options], _WHY), cwd=build.directory)
+
+
+@contextlib.contextmanager
+def agent_in(bench: LocalBench, prefix: Argv, capabilities: Sequence[str]) -> Iterator[LocalBench]:
+    """Give the bench an agent, started by the command `prefix` as root.
+
+    Where root was borrowed through sudo it is given back at once: the agent
+    keeps the user's identity and only the named capabilities.
+    """
+    python: list[str | Path] = [sys.executable, "-m", "xdplab.testbed.agent"]
+    if os.geteuid() != 0:
+        ambient = ",".join(f"+{name}" for name in capabilities)
+        identity = [f"--reuid={os.getuid()}", f"--regid={os.getgid()}", "--init-groups"]
+        kept = [f"--inh-caps=-all,{ambient}", f"--ambient-caps=-all,{ambient}"]
+        python = ["setpriv", *identity, *kept, *python]
+    argv = bench.shell.as_root([*prefix, *python], "raw packets, in a network namespace")
+    with bench.shell.start(argv, cwd=PROJECT) as agent:
+        bench.netns = int(_next_object(agent)["pid"])
+        bench._agent = agent  # the bench's own constructor, in two steps
+        yield bench
+        agent.end_input()
+        with contextlib.suppress(TimeoutError):
+            agent.wait(_PATIENCE)
+
+
+def _next_object(agent: Running) -> dict[str, Any]:
+    """The agent's next answer; what it prints besides is kept for the error."""
+    said = []
+    try:
+        for line in agent.lines(_PATIENCE):
+            if line.stream == "out" and line.text.startswith("{"):
+                answer: dict[str, Any] = json.loads(line.text)
+                return answer
+            said.append(line.text)
+    except TimeoutError:
+        said.append(f"no answer for {_PATIENCE:.0f} seconds")
+    raise SessionLost("the testbed's agent", "\n".join(said[-8:]))

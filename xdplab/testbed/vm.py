@@ -1,0 +1,269 @@
+"""A virtual machine, booted on a kernel of the user's choice: no root, nothing of the host.
+
+Packets reach its network card through a pair of UNIX sockets; on its `lo` its
+own ping sends them, as in the post.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xdplab import netlink, packets
+from xdplab.boot import Kernel, config, initramfs, modules, qemu
+from xdplab.boot.guest import Guest, booted
+from xdplab.boot.qemu import CARD, HOST
+from xdplab.build import Build
+from xdplab.errors import CommandFailed, LabError
+from xdplab.files import write_whole
+from xdplab.netlink import Attached
+from xdplab.packets import Pinged
+from xdplab.process import Shell
+from xdplab.testbed import Bench, Peers, Process, Testbed
+from xdplab.testbed.local import LOOPBACK
+from xdplab.workspace import Workspace
+
+DEV = "eth0"  # the card, as the kernel calls it where no udev renames it
+# Addresses for documentation (RFC 5737): nobody's, and not martian on a card.
+_ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
+
+_PING_PATIENCE = 1.0  # seconds for the replies
+_RECEIVED = re.compile(r"(\d+) packets received")
+# the kernel answers each source without asking who has it, and without a route
+_CARD_UP = (
+    f"/sbin/ip address add {_ON_CARD.target}/24 dev {DEV}",
+    f"/sbin/ip link set dev {DEV} arp off up",
+    f"/sbin/ip route add default dev {DEV}",
+)
+_LOAD = f"for module in {initramfs.MODULES}/*.ko; do insmod $module || exit; done"
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """All that a guest is made of: it can be sent to another machine."""
+
+    image: Path
+    initramfs: Path
+    card: bool  # whether it has a network card
+
+
+@dataclass(frozen=True, slots=True)
+class Vm(Testbed):
+    """A virtual machine with a build in it."""
+
+    name = "vm"
+
+    kernel: Kernel
+    build: Build
+    dev: str  # the interface that it is wanted for
+    directory: Path  # where its logs stay
+    workspace: Workspace
+    tell: Callable[[str], None] = lambda _: None
+
+    def missing(self) -> LabError | None:
+        """QEMU, new enough; and a kernel with BPF and a driver for the card."""
+        try:
+            qemu.require(Shell())
+            config.require_bpf(self.kernel)
+            self._modules()
+        except LabError as error:
+            return error
+        return None
+
+    def _modules(self) -> list[modules.Module]:
+        return modules.needed(self.kernel, modules.CARD) if self._has_card else []
+
+    @property
+    def _has_card(self) -> bool:
+        return self.dev != "lo"
+
+    def pack(self, shell: Shell) -> Parcel:
+        """Make the guest's file system, in the directory; raises MissingTools."""
+        drivers = [
+            (f"{number:02}-{module.name}.ko", module.content())
+            for number, module in enumerate(self._modules())
+        ]
+        packed = initramfs.pack(self.build.program, self.build.objects, drivers, shell)
+        archive = self.directory / "initramfs.cpio"
+        write_whole(archive, packed)
+        return Parcel(self.kernel.image, archive, self._has_card)
+
+    @contextlib.contextmanager
+    def open(self, shell: Shell, *, packets: bool) -> Iterator[Bench]:
+        """Boot, and switch off afterwards; a kernel that reported trouble is an error then."""
+        engine = qemu.engine(self.workspace, shell, self.tell)
+        parcel = self.pack(shell)
+        try:
+            with opened(parcel, self.directory, engine, shell) as bench:
+                yield bench
+        finally:
+            parcel.initramfs.unlink(missing_ok=True)
+
+    def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
+        """QEMU's command, and the program's in the guest."""
+        engine = qemu.engine(self.workspace, shell, self.tell)
+        archive = self.directory / "initramfs.cpio"
+        shell.run(
+            qemu.argv(engine, self.kernel.image, archive, card=self._has_card), cwd=self.directory
+        )
+        shell.echo(f"{shlex.join(_command(build, options))}  # in the guest")
+
+
+def _command(build: Build, options: Sequence[str]) -> list[str]:
+    return [str(initramfs.SAMPLE / build.name), *options]
+
+
+@contextlib.contextmanager
+def opened(
+    parcel: Parcel, directory: Path, engine: qemu.Engine, shell: Shell
+) -> Iterator[GuestBench]:
+    """A bench in a guest made of a parcel.  Raises NoBoot, and KernelSplat at the end."""
+    with contextlib.ExitStack() as stack:
+        cable = stack.enter_context(Cable.laid(directory)) if parcel.card else None
+        stack.callback(_remove, directory, qemu.OUTPUT, qemu.ERRORS)
+        guest = stack.enter_context(
+            booted(parcel.image, parcel.initramfs, directory, engine, shell, card=parcel.card)
+        )
+        guest.tell("/sbin/ip link set dev lo up")
+        for command in (_LOAD, *_CARD_UP) if cable else ():
+            guest.tell(command)
+        yield GuestBench(guest, cable)
+        guest.require_no_splat()
+
+
+def _remove(directory: Path, *names: str) -> None:
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestBench(Bench):
+    """A bench in a guest."""
+
+    guest: Guest
+    cable: Cable | None
+
+    @property
+    def where(self) -> str:
+        """A virtual machine."""
+        return Vm.name
+
+    def start(self, build: Build, options: Sequence[str], log: Path) -> Process:
+        """Start the program in the guest."""
+        return self.guest.start(_command(build, options), log)
+
+    def interfaces(self) -> list[str]:
+        """The guest's interfaces."""
+        return self.guest.tell("ls /sys/class/net").split()
+
+    def attached(self, dev: str) -> list[Attached]:
+        """The XDP programs on an interface, as ip-link(8) has them."""
+        said = self.guest.tell(f"/sbin/ip -json link show dev {shlex.quote(dev)}")
+        return netlink.of_ip_link(said)
+
+    def ping(self, source: str, target: str, count: int) -> Pinged:
+        """Send ICMP echo requests: to the card from outside, to the guest's `lo` from inside."""
+        before = self._echos()
+        if self.cable and target == _ON_CARD.target:
+            answered = self.cable.ping(source, target, count)
+        else:
+            answered = self._ping_inside(source, target, count)
+        return Pinged(count, delivered=self._echos() - before, answered=answered)
+
+    def _ping_inside(self, source: str, target: str, count: int) -> int:
+        addresses = f"-I {shlex.quote(source)} {shlex.quote(target)}"
+        command = f"ping -q -c {count} -i 0.1 -W {_PING_PATIENCE:.0f} {addresses}"
+        answer = self.guest.ask(command)
+        found = _RECEIVED.search(answer.text)
+        if not found:
+            raise CommandFailed(f"{command}  # in the guest", answer.code, answer.text)
+        return int(found[1])
+
+    def _echos(self) -> int:
+        """How many echo requests the guest's ICMP has seen: those that got past XDP."""
+        names, values = (
+            line.split()
+            for line in self.guest.tell("cat /proc/net/snmp").splitlines()
+            if line.startswith("Icmp: ")
+        )
+        return int(values[names.index("InEchos")])
+
+    def answer_to(self, address: str, dev: str) -> None:
+        """On `lo` the address must be the guest's own; on the card all are answered."""
+        if dev == "lo":
+            self.guest.tell(f"/sbin/ip address replace {shlex.quote(address)}/32 dev lo")
+
+    def peers(self, dev: str) -> Peers:
+        """The card's address, or those of `lo`."""
+        return LOOPBACK if dev == "lo" else _ON_CARD
+
+    def facts(self, build: Build, process: Process) -> dict[str, object]:
+        """This process: Ctrl-C ends the run in an orderly way."""
+        return {"pid": os.getpid(), "binary": Path(sys.argv[0]).name}
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """Our end of the cable that leads to the guest's card."""
+
+    socket: socket.socket
+    place: str
+
+    @classmethod
+    @contextlib.contextmanager
+    def laid(cls, directory: Path) -> Iterator[Cable]:
+        """The cable's two UNIX sockets in a directory, removed afterwards.
+
+        A socket's name has 107 bytes at most (unix(7)), and a directory's may be
+        longer: so they are named by way of its descriptor.
+        """
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+        place = f"/proc/self/fd/{descriptor}"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
+                ours.bind(f"{place}/{HOST}")
+                yield cls(ours, place)
+        finally:
+            os.close(descriptor)
+            _remove(directory, HOST, CARD)
+
+    def ping(self, source: str, target: str, count: int) -> int:
+        """Send ICMP echo requests as frames; gives how many were answered."""
+        from scapy.layers.inet import ICMP, IP  # here: scapy takes most of a second to import
+        from scapy.layers.l2 import Ether
+
+        identity = os.getpid() & 0xFFFF
+        for request in packets.echo_requests(source, target, count, identity):
+            frame = Ether(dst=qemu.MAC, src=qemu.HOST_MAC) / request
+            self.socket.sendto(bytes(frame), f"{self.place}/{CARD}")
+        answered: set[int] = set()
+        for frame in self._frames(_PING_PATIENCE):
+            reply = Ether(frame)
+            if (
+                ICMP in reply
+                and reply[IP].dst == source
+                and reply[ICMP].id == identity
+                and reply[ICMP].type == packets.ECHO_REPLY
+            ):
+                answered.add(reply[ICMP].seq)
+            if len(answered) == count:
+                break
+        return len(answered)
+
+    def _frames(self, seconds: float) -> Iterator[bytes]:
+        """Frames from the guest as they come, for so long."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                yield self.socket.recv(65536)
+            except TimeoutError:
+                return
