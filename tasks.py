@@ -26,7 +26,10 @@ TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this 
 SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
 COMPILERS = {"gcc": "the compiler of the user half", "clang": "the compiler of the kernel half"}
 MEND = {"mend": "set right what can be of a damaged tree, until invoke patch --revert"}
-WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace"}
+WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace;"
+         " vm: a virtual machine"}  # fmt: skip
+BOOT = {"boot": "what the vm boots: 6.1, 6.1-cloud, 6.12.117, a release, the path of an image;"
+        " else the tree's own kernel, or one of its series"}  # fmt: skip
 TUTORIAL = "xdp_ip_filter"
 
 
@@ -153,6 +156,7 @@ def build(
     **TREE,
     **SAMPLE,
     **WHERE,
+    **BOOT,
     ip="the IPv4 address whose packets are dropped",
     dev="the interface",
     mode="auto (native where it can be had, else skb), native, skb or hw",
@@ -168,6 +172,7 @@ def run(
     dev: str = "lo",
     mode: str = "auto",
     on: str = "host",
+    boot: str | None = None,
     interval: str = "2",
     rounds: str = "1000",
     duration: str | None = None,
@@ -186,68 +191,91 @@ def run(
         whole_number("--rounds", rounds),
     )
     seconds = None if duration is None else number("--duration", duration)
-    build, bed = lab.built(sample, kernel, tree), testbed.named(on)
+    build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
+    bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
         bed.show(build, job.options, lab.shell)
         return
     with (
         bed.open(lab.shell, packets=False) as bench,
-        runner.started(build, job, bench, lab.workspace.new_run()) as session,
+        runner.started(build, job, bench, record) as session,
     ):
         lab.view.follow(session, seconds, json=json, plain=plain)
     lab.view.say(f"detached: nothing of it is left on {dev}")
 
 
-@step(**TREE, **SAMPLE, **WHERE, ip="the IPv4 address whose packets must die")
+@step(
+    **TREE,
+    **SAMPLE,
+    **WHERE,
+    **BOOT,
+    ip="the IPv4 address whose packets must die",
+    dev="the interface; a vm has lo and eth0",
+    mode="auto, native, skb or hw",
+)
 def verify(
     lab: Lab,
     ip: str | None = None,
     on: str = "netns",
+    boot: str | None = None,
+    dev: str = "lo",
+    mode: str = "auto",
     kernel: str | None = None,
     tree: str | None = None,
     sample: str = TUTORIAL,
 ) -> None:
     """Step 8 to 12 at once: prove that three packets die, are counted, and nothing is left."""
-    job = runner.Job(lab.ip if ip is None else ip)
-    build, bed = lab.built(sample, kernel, tree), testbed.named(on)
+    job = runner.Job(lab.ip if ip is None else ip, dev, mode)
+    build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
+    bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
         bed.show(build, job.options, lab.shell)
         return
-    record = lab.workspace.new_run()
     with bed.open(lab.shell, packets=True) as bench:
         failed = lab.view.checks(proving.verify(build, job, bench, record, lab.view.reading))
     if failed:
         raise ClaimsFailed([check.claim for check in failed], record.log)
 
 
-@step(**WHERE, ip="the source address", to="the destination", count="how many packets")
+@step(
+    **WHERE,
+    ip="the source address",
+    to="the destination: else 127.0.0.1, or the card of a vm",
+    count="how many packets",
+)
 def send(
-    lab: Lab, ip: str | None = None, to: str = "127.0.0.1", count: str = "1", on: str = "host"
+    lab: Lab, ip: str | None = None, to: str | None = None, count: str = "1", on: str = "host"
 ) -> None:
     """Step 11: send ICMP packets that must die, with scapy."""
     source = lab.ip if ip is None else ip
     runner.check_address(source)
-    runner.check_address(to)
+    runner.check_address("127.0.0.1" if to is None else to)
     packets = whole_number("--count", count)
     if lab.shell.dry:
-        lab.view.say(f"{packets} from {source} to {to} would be sent")
+        lab.view.say(f"{packets} from {source} to {to or 'the usual target'} would be sent")
         return
-    with lifecycle.bench_of(on, lab.workspace, lab.shell) as bench:
-        lab.view.pinged(source, to, bench.ping(source, to, packets))
+    with lifecycle.sender_in(on, lab.workspace, lab.shell) as (ping, usual):
+        target = usual if to is None else to
+        lab.view.pinged(source, target, ping(source, target, packets))
 
 
 @step()
 def status(lab: Lab) -> None:
     """Step 9: the XDP programs on this machine's interfaces, and whose they are."""
-    lab.view.statuses(lifecycle.status(lab.workspace), lifecycle.running_in_netns(lab.workspace))
+    private = {
+        place: lifecycle.running_in(where, lab.workspace)
+        for where, place in lifecycle.PRIVATE.items()
+    }
+    lab.view.statuses(lifecycle.status(lab.workspace), private)
 
 
 @step(**WHERE, dev="the interface, on the host")
 def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
     """Step 10: end our filter from another terminal, or remove what one left behind."""
-    if testbed.named(on).name == "netns":
-        done = lifecycle.end_private(lab.workspace, lab.shell)
+    if on in lifecycle.PRIVATE:
+        done = lifecycle.end_private(on, lab.workspace, lab.shell)
     else:
+        testbed.named(on)
         done = lifecycle.detach(dev, lab.workspace, lab.shell)
     lab.view.done(done, nothing=f"no XDP program is on {dev}")
 

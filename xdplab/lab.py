@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xdplab import setup
+from xdplab import setup, testbed
+from xdplab.boot import Kernel, choice
 from xdplab.build import Build
-from xdplab.errors import NotBuiltYet
+from xdplab.errors import NotAChoice, NotBuiltYet
 from xdplab.process import Shell
+from xdplab.runner import Job
 from xdplab.sample import Sample
+from xdplab.testbed import Testbed
+from xdplab.testbed.vm import Vm
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
+from xdplab.version import KernelVersion
 from xdplab.view import View
-from xdplab.workspace import Workspace
+from xdplab.workspace import RunRecord, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,27 @@ class Lab:
 
     def _find(self, kernel: str | None, path: str | None) -> Tree:
         return setup.find(self.workspace, kernel, Path(path) if path is not None else None)
+
+    def bed(self, on: str, build: Build, job: Job, record: RunRecord, boot: str | None) -> Testbed:
+        """The testbed that --on names; for a build and a job, where it is a virtual machine.
+
+        Raises NotAChoice, what the testbed misses, and what boot.choice.find raises.
+        """
+        if on != Vm.name:
+            if boot is not None:
+                raise NotAChoice("--on", on, [f"{Vm.name}, as there is a --boot"])
+            return testbed.named(on)
+        kernel = self.bootable(boot, build)
+        vm = Vm(kernel, build, job.dev, record.path.parent, self.workspace, self.view.say)
+        return testbed.ready(vm)
+
+    def bootable(self, spec: str | None, build: Build) -> Kernel:
+        """The kernel that is meant, or else the newest of the series that a build is for."""
+        spec = KernelVersion.parse(build.facts["version"]).series if spec is None else spec
+        with self.view.stage("kernel") as stage:
+            kernel = choice.find(spec, self.workspace, self.shell, stage.report, self.view.say)
+        # a dry run fetches none
+        return kernel or Kernel(spec, None, self.workspace.kernels / spec / "vmlinux", None, None)
 
     def built(self, sample: str, kernel: str | None, path: str | None) -> Build:
         """The sample's build for that tree; raises NotBuiltYet."""

@@ -14,11 +14,16 @@ from typing import Any
 from xdplab import damage, footprint, netlink, patching, setup, testbed
 from xdplab.errors import NoSuchInterface, NothingRuns, NotOurs, StillAttached
 from xdplab.netlink import IP_LINK_WORDS, Attached
+from xdplab.packets import Pinged
 from xdplab.process import Shell
-from xdplab.testbed import Bench
-from xdplab.testbed.netns import Netns, join
+from xdplab.testbed import door
+from xdplab.testbed.local import LOOPBACK
+from xdplab.testbed.netns import join
 from xdplab.tree import Tree
 from xdplab.workspace import RunRecord, Workspace, boot_id
+
+# Testbeds whose network is ours alone, and what a run in one ends with.
+PRIVATE = {"netns": "network namespace", "vm": "virtual machine"}
 
 _PATIENCE = 5.0  # seconds for a filter to be gone after it was told to
 
@@ -55,9 +60,9 @@ def status(workspace: Workspace, dev: str | None = None) -> list[Status]:
     return found
 
 
-def running_in_netns(workspace: Workspace) -> list[dict[str, Any]]:
-    """The runs in private namespaces that are under way, the newest first."""
-    return [r.read() for r in _open_records(workspace, "netns") if _alive(r)]
+def running_in(where: str, workspace: Workspace) -> list[dict[str, Any]]:
+    """The runs in a private testbed that are under way, the newest first."""
+    return [record.read() for record in _open_records(workspace, where) if _alive(record)]
 
 
 def _open_records(workspace: Workspace, where: str) -> Iterator[RunRecord]:
@@ -87,36 +92,51 @@ def _dead(record: RunRecord) -> bool:
 
 
 @contextlib.contextmanager
-def bench_of(where: str, workspace: Workspace, shell: Shell) -> Iterator[Bench]:
-    """A bench to send packets in: the host, or the private namespace of the newest run.
+def sender_in(
+    where: str, workspace: Workspace, shell: Shell
+) -> Iterator[tuple[Callable[[str, str, int], Pinged], str]]:
+    """What sends packets, on the host or where the newest private run is, and their usual target.
 
-    Raises NothingRuns if there is no such namespace.
+    Raises NothingRuns if there is no such run.
     """
-    bed = testbed.named(where)
-    if not isinstance(bed, Netns):
-        with bed.open(shell, packets=True) as bench:
-            yield bench
+    if where not in PRIVATE:
+        with testbed.named(where).open(shell, packets=True) as bench:
+            yield bench.ping, LOOPBACK.target
         return
-    runs = running_in_netns(workspace)
-    if not runs:
+    record = next((r for r in _open_records(workspace, where) if _alive(r)), None)
+    if not record:
         raise NothingRuns(where)
-    with join(shell, runs[0]["netns"]) as bench:
-        yield bench
+    fields = record.read()
+    if where == "vm":
+        knock = partial(door.knock, record.path.parent, "ping")
+        yield lambda *what: Pinged(**knock(*what)), fields["target"]
+        return
+    with join(shell, fields["netns"]) as bench:
+        yield bench.ping, LOOPBACK.target
 
 
-def end_private(workspace: Workspace, shell: Shell) -> list[str]:
-    """End the runs in private namespaces; gives what was done."""
+def end_private(where: str, workspace: Workspace, shell: Shell) -> list[str]:
+    """End the runs in a private testbed; gives what was done."""
     done = []
-    for record in _open_records(workspace, "netns"):
+    for record in _open_records(workspace, where):
         if _alive(record):
-            _interrupt(record.read(), shell)
+            _end(record, shell)
             _wait_until(partial(_dead, record))
-            done.append(f"program {record.read()['program']} and its namespace are gone")
+            done.append(f"program {record.read()['program']} and its {PRIVATE[where]} are gone")
     return done
 
 
-def _interrupt(record: dict[str, Any], shell: Shell) -> None:
-    argv = ["kill", "-INT", str(record["pid"])]
+def _end(record: RunRecord, shell: Shell) -> None:
+    """End a run in an orderly way: its program detaches."""
+    fields = record.read()
+    if fields["on"] != "vm":
+        _interrupt(fields, shell)
+    elif not shell.dry:
+        door.knock(record.path.parent, "stop")
+
+
+def _interrupt(fields: dict[str, Any], shell: Shell) -> None:
+    argv = ["kill", "-INT", str(fields["pid"])]
     shell.run(shell.as_root(argv, "detaching an XDP program"))
 
 
@@ -168,7 +188,8 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     for one in status(workspace):
         if one.record:
             done += detach(one.attached.dev, workspace, shell)
-    done += end_private(workspace, shell)
+    for where in PRIVATE:
+        done += end_private(where, workspace, shell)
     for tree in [*setup.foreign(workspace), *([] if trees else setup.trees(workspace))]:
         with tree.locked(dry=shell.dry):
             if shell.dry:

@@ -216,20 +216,23 @@ class View:
             f" {pinged.answered} answered"
         )
 
-    def statuses(self, host: Sequence[Status], private: Sequence[Mapping[str, Any]]) -> None:
+    def statuses(
+        self, host: Sequence[Status], private: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
         """What is attached, a line each; the columns are those of `ip link`."""
         for one in host:
             self.out.print(
                 f"{one.attached.ifindex}: {one.attached.dev}: {one.attached.mode}:"
                 f" prog/xdp id {one.attached.program}: {one.words()}"
             )
-        for fields in private:
-            self.out.print(
-                f"{fields['ifindex']}: {fields['dev']}: {fields['mode']}: prog/xdp id"
-                f" {fields['program']}: ours, tag {fields['tag']}, filters {fields['ip']},"
-                f" in the network namespace of process {fields['netns']}"
-            )
-        if not host and not private:
+        for place, runs in private.items():
+            for fields in runs:
+                self.out.print(
+                    f"{fields['ifindex']}: {fields['dev']}: {fields['mode']}: prog/xdp id"
+                    f" {fields['program']}: ours, tag {fields['tag']}, filters {fields['ip']},"
+                    f" in the {place} of process {fields.get('netns') or fields['pid']}"
+                )
+        if not host and not any(private.values()):
             self.say("no XDP program is on any interface of this machine")
 
 

@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,7 @@ from xdplab.process import Line, Running, Shell, Stream
 
 _BOOT_PATIENCE = {qemu.KVM.name: 10.0, qemu.TCG.name: 120.0}  # seconds
 _PATIENCE = 30.0  # seconds for an answer: emulated, on a busy machine
+_PULSE = 10.0  # seconds without a word after which it is asked whether it lives
 _POLL = 0.02  # seconds between two looks at what the program printed
 
 _ANSWER = re.compile(r"answer (\d+) (\d+)")
@@ -66,6 +67,9 @@ class Guest:
     _heard: list[str] = field(default_factory=list)  # of an answer that isn't whole yet
     _answers: dict[int, Answer] = field(default_factory=dict)
     _complaints: list[str] = field(default_factory=list)  # QEMU's own
+    _fault: LabError | None = None  # why there will be no more answers
+    heard: float = field(default_factory=time.monotonic)  # when it last said something
+    meanwhile: Callable[[], None] = lambda: None  # done between two looks at the output
     ready: bool = False
     ended: int | None = None  # the program's exit code, once it has ended
 
@@ -85,15 +89,26 @@ class Guest:
 
         Raises GuestHangs without an answer, GuestPanic, GuestLost.
         """
-        number = next(self._numbers)
         self.shell.echo(f"{command}  # in the guest")
+        return self._ask(command)
+
+    def _ask(self, command: str) -> Answer:
+        if self._fault:
+            raise self._fault
+        number = next(self._numbers)
         self._qemu.write(f"{number} {command}")
         deadline = time.monotonic() + _PATIENCE
         while number not in self._answers:
             if time.monotonic() > deadline:
-                raise GuestHangs(command, _PATIENCE, self._last_words())
+                self._fault = GuestHangs(command, _PATIENCE, self._last_words())
+                raise self._fault
             self.listen(1.0)
         return self._answers.pop(number)
+
+    def require_pulse(self) -> None:
+        """Ask for a sign of life if there was none for a while; raises GuestHangs."""
+        if time.monotonic() > self.heard + _PULSE:
+            self._ask(":")
 
     def tell(self, command: str) -> str:
         """Run a command that must work, for what it prints; raises CommandFailed too."""
@@ -115,9 +130,11 @@ class Guest:
                 self._complaints.append(line.text)
         except TimeoutError:
             return
-        raise self._lost()
+        self._fault = self._lost()
+        raise self._fault
 
     def _hear(self, text: str) -> None:
+        self.heard = time.monotonic()
         self._heard.append(text)
         head = _ANSWER.fullmatch(self._heard[0])
         if head and text == f"end {head[1]}":
@@ -151,6 +168,14 @@ class Guest:
         process = GuestProcess(self, log)
         self.tell(f"start {command}")
         return process
+
+    def stop(self, signal: str = "TERM") -> None:
+        """Ask the program to end; one that has ended doesn't mind.
+
+        By SIGTERM: what a shell starts in the background ignores SIGINT.
+        """
+        if self.ended is None:
+            self.ask(f"stop {signal}")
 
     def require_no_splat(self) -> None:
         """Raise KernelSplat if the kernel has reported trouble of its own."""
@@ -187,6 +212,8 @@ class GuestProcess:
                 raise TimeoutError
             try:
                 self._guest.listen(_POLL)
+                self._guest.meanwhile()
+                self._guest.require_pulse()
             except LabError:
                 yield from self._new_lines(last=True)
                 raise
@@ -199,9 +226,8 @@ class GuestProcess:
                 yield Line(stream, text)
 
     def end_input(self) -> None:
-        """Ask it to end, as Ctrl-C does; one that is gone doesn't mind."""
-        if self._guest.ended is None:
-            self._guest.ask("stop INT")
+        """Ask it to end."""
+        self._guest.stop()
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code; TimeoutError if it hasn't ended after `timeout` seconds."""
@@ -212,10 +238,9 @@ class GuestProcess:
 
     def end(self) -> None:
         """End it, whatever it says."""
-        if self._guest.ended is None:
-            self._guest.ask("stop KILL")
-            with contextlib.suppress(TimeoutError):
-                self.wait(_PATIENCE)
+        self._guest.stop("KILL")
+        with contextlib.suppress(TimeoutError):
+            self.wait(_PATIENCE)
 
 
 class Tail:
@@ -259,10 +284,13 @@ def booted(
 
 
 def last_words(log: list[str]) -> str:
-    """The end of a kernel's log, for an error."""
-    return "\n".join(
-        ["the kernel's last words:", *log[-_LAST:]] if log else ["the kernel said nothing"]
-    )
+    """The end of a kernel's log, or of where its trouble begins, for an error."""
+    if not log:
+        return "the kernel said nothing"
+    trouble = (n for n, line in enumerate(log) if _PANIC.search(line) or splats([line]))
+    begin = max(0, next(trouble, len(log)) - _LAST // 3)
+    shown = log[-_LAST:] if begin + _LAST > len(log) else log[begin : begin + _LAST]
+    return "\n".join(["the kernel's last words:", *shown])
 
 
 def splats(log: list[str]) -> list[str]:

@@ -93,15 +93,15 @@ def _card() -> Sequence[str]:
 # ---- KVM
 
 
-def engine(workspace: Workspace, shell: Shell, tell: Callable[[str], None]) -> Engine:
-    """KVM where it works, or else emulation; `tell` hears of a KVM that is there and doesn't.
+def engines(workspace: Workspace, shell: Shell, tell: Callable[[str], None]) -> list[Engine]:
+    """What to try, in this order: KVM where it works, and emulation.
 
     A /dev/kvm that opens can still hang or abort, so a boot sector of a few
     bytes is run with the very options of a guest.  The verdict is kept until
-    the next boot of this machine.
+    the next boot of this machine; `tell` hears of a KVM that can't be used.
     """
     if not _KVM.exists():
-        return TCG
+        return [TCG]
     verdicts = workspace.root / "kvm.json"
     known = read_json(verdicts) or {}
     if known.get("boot") != boot_id():
@@ -109,13 +109,13 @@ def engine(workspace: Workspace, shell: Shell, tell: Callable[[str], None]) -> E
         if not shell.dry:
             write_json(verdicts, known)
     if not known["fault"]:
-        return KVM
+        return [KVM, TCG]
     tell(f"KVM is there but can't be used ({known['fault']}): emulation instead")
-    return TCG
+    return [TCG]
 
 
 def distrust_kvm(workspace: Workspace, fault: str) -> None:
-    """Remember until the next boot of this machine that a guest didn't come up under KVM."""
+    """Remember, until the next boot of this machine, that a guest only came up without KVM."""
     write_json(workspace.root / "kvm.json", {"boot": boot_id(), "fault": fault})
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from xdplab import netlink
 from xdplab.build import Build
-from xdplab.errors import SessionLost
+from xdplab.errors import NotAChoice, SessionLost
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell
@@ -74,7 +74,9 @@ class LocalBench(Bench):
         self.ask("add_address", dev=dev, address=address)
 
     def peers(self, dev: str) -> Peers:
-        """Everything goes through `lo`."""
+        """All pings of this machine to itself go through `lo`; raises NotAChoice for another."""
+        if dev != "lo":
+            raise NotAChoice("--dev", dev, ["lo, or in a virtual machine, --on vm, eth0"])
         return LOOPBACK
 
     def facts(self, build: Build, process: Process) -> dict[str, object]:

@@ -11,10 +11,9 @@ import os
 import re
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from xdplab import netlink, packets
@@ -22,16 +21,18 @@ from xdplab.boot import Kernel, config, initramfs, modules, qemu
 from xdplab.boot.guest import Guest, booted
 from xdplab.boot.qemu import CARD, HOST
 from xdplab.build import Build
-from xdplab.errors import CommandFailed, LabError
+from xdplab.errors import CommandFailed, LabError, NoBoot, NotAChoice
 from xdplab.files import write_whole
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell
 from xdplab.testbed import Bench, Peers, Process, Testbed
+from xdplab.testbed.door import Deeds, Door, short_name
 from xdplab.testbed.local import LOOPBACK
 from xdplab.workspace import Workspace
 
 DEV = "eth0"  # the card, as the kernel calls it where no udev renames it
+_DEVS = ("lo", DEV)
 # Addresses for documentation (RFC 5737): nobody's, and not martian on a card.
 _ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
 
@@ -69,7 +70,9 @@ class Vm(Testbed):
     tell: Callable[[str], None] = lambda _: None
 
     def missing(self) -> LabError | None:
-        """QEMU, new enough; and a kernel with BPF and a driver for the card."""
+        """QEMU, new enough; a kernel with BPF, and with a driver for the card."""
+        if self.dev not in _DEVS:
+            return NotAChoice("--dev", self.dev, _DEVS)
         try:
             qemu.require(Shell())
             config.require_bpf(self.kernel)
@@ -97,19 +100,18 @@ class Vm(Testbed):
         return Parcel(self.kernel.image, archive, self._has_card)
 
     @contextlib.contextmanager
-    def open(self, shell: Shell, *, packets: bool) -> Iterator[Bench]:
+    def open(self, shell: Shell, *, packets: bool) -> Iterator[GuestBench]:
         """Boot, and switch off afterwards; a kernel that reported trouble is an error then."""
-        engine = qemu.engine(self.workspace, shell, self.tell)
         parcel = self.pack(shell)
         try:
-            with opened(parcel, self.directory, engine, shell) as bench:
+            with opened(parcel, self.directory, self.workspace, shell, self.tell) as bench:
                 yield bench
         finally:
             parcel.initramfs.unlink(missing_ok=True)
 
     def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
         """QEMU's command, and the program's in the guest."""
-        engine = qemu.engine(self.workspace, shell, self.tell)
+        engine = qemu.engines(self.workspace, shell, self.tell)[0]
         archive = self.directory / "initramfs.cpio"
         shell.run(
             qemu.argv(engine, self.kernel.image, archive, card=self._has_card), cwd=self.directory
@@ -123,20 +125,46 @@ def _command(build: Build, options: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def opened(
-    parcel: Parcel, directory: Path, engine: qemu.Engine, shell: Shell
+    parcel: Parcel, directory: Path, workspace: Workspace, shell: Shell, tell: Callable[[str], None]
 ) -> Iterator[GuestBench]:
-    """A bench in a guest made of a parcel.  Raises NoBoot, and KernelSplat at the end."""
+    """A bench in a guest made of a parcel, whose logs go to a directory.
+
+    `tell` hears why it can't be run as fast as it could.  Raises NoBoot, what
+    Guest.ask raises, and KernelSplat at the end.
+    """
     with contextlib.ExitStack() as stack:
         cable = stack.enter_context(Cable.laid(directory)) if parcel.card else None
         stack.callback(_remove, directory, qemu.OUTPUT, qemu.ERRORS)
-        guest = stack.enter_context(
-            booted(parcel.image, parcel.initramfs, directory, engine, shell, card=parcel.card)
-        )
+        guest = _boot(parcel, directory, workspace, shell, tell, stack)
         guest.tell("/sbin/ip link set dev lo up")
         for command in (_LOAD, *_CARD_UP) if cable else ():
             guest.tell(command)
-        yield GuestBench(guest, cable)
+        bench = GuestBench(guest, cable)
+        deeds: Deeds = {"ping": lambda *what: asdict(bench.ping(*what)), "stop": guest.stop}
+        guest.meanwhile = stack.enter_context(Door.opened(directory, deeds)).answer
+        yield bench
         guest.require_no_splat()
+
+
+def _boot(
+    parcel: Parcel, directory: Path, workspace: Workspace, shell: Shell,
+    tell: Callable[[str], None], stack: contextlib.ExitStack,
+) -> Guest:  # fmt: skip
+    """A guest, until the stack is left; if need be without a KVM that was thought to work."""
+    fault = None
+    for engine in qemu.engines(workspace, shell, tell):
+        boot = booted(parcel.image, parcel.initramfs, directory, engine, shell, card=parcel.card)
+        try:
+            guest = stack.enter_context(boot)
+        except NoBoot as error:
+            fault = error
+            continue
+        if fault:
+            tell(f"it boots without KVM, but with it: {fault.message}")
+            qemu.distrust_kvm(workspace, fault.message)
+        return guest
+    assert fault  # noqa: S101  # there is always an engine
+    raise fault
 
 
 def _remove(directory: Path, *names: str) -> None:
@@ -206,8 +234,9 @@ class GuestBench(Bench):
         return LOOPBACK if dev == "lo" else _ON_CARD
 
     def facts(self, build: Build, process: Process) -> dict[str, object]:
-        """This process: Ctrl-C ends the run in an orderly way."""
-        return {"pid": os.getpid(), "binary": Path(sys.argv[0]).name}
+        """QEMU, and whom to send packets to."""
+        target = self.peers(DEV if self.cable else "lo").target
+        return {"pid": process.pid, "binary": qemu.QEMU, "target": target}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,20 +249,16 @@ class Cable:
     @classmethod
     @contextlib.contextmanager
     def laid(cls, directory: Path) -> Iterator[Cable]:
-        """The cable's two UNIX sockets in a directory, removed afterwards.
-
-        A socket's name has 107 bytes at most (unix(7)), and a directory's may be
-        longer: so they are named by way of its descriptor.
-        """
-        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-        place = f"/proc/self/fd/{descriptor}"
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours:
+        """The cable's two UNIX sockets in a directory, removed afterwards."""
+        with (
+            short_name(directory) as place,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours,
+        ):
+            try:
                 ours.bind(f"{place}/{HOST}")
                 yield cls(ours, place)
-        finally:
-            os.close(descriptor)
-            _remove(directory, HOST, CARD)
+            finally:
+                _remove(directory, HOST, CARD)
 
     def ping(self, source: str, target: str, count: int) -> int:
         """Send ICMP echo requests as frames; gives how many were answered."""
