@@ -435,6 +435,38 @@ def fresh_tree(request: pytest.FixtureRequest, fetched: Callable[[str], Path]) -
         yield path
 
 
+@pytest.fixture(scope="session")
+def labs(
+    tmp_path_factory: pytest.TempPathFactory, copies: Callable[[str], Path]
+) -> Callable[[str], Invoke]:
+    """Gives the command line with the pair built for a kernel."""
+    known: dict[str, Invoke] = {}
+
+    def lab(kernel: str) -> Invoke:
+        if kernel not in known:
+            invoke = Invoke(tmp_path_factory.mktemp("lab") / "workspace")
+            for command in (["setup", "--tree", str(copies(kernel))], ["build"]):
+                outcome = invoke(*command)
+                assert outcome.code == 0, outcome.err
+            known[kernel] = invoke
+        return known[kernel]
+
+    return lab
+
+
+@pytest.fixture
+def lab(labs: Callable[[str], Invoke]) -> Invoke:
+    """The pair, built for one kernel: for what has nothing to do with the tree."""
+    return labs(KERNELS[0])
+
+
+@pytest.fixture
+def program(lab: Invoke) -> Path:
+    """The binary itself."""
+    (path,) = lab.workspace.glob("builds/*/xdp_ip_filter/xdp_ip_filter")
+    return path
+
+
 # ---- what can run here
 
 # a network namespace of the test's own: its lo is nobody else's

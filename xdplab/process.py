@@ -68,15 +68,19 @@ class Running:
         self.argv = tuple(map(str, argv))
         if not shutil.which(self.argv[0]):
             raise MissingTools([self.argv[0]], "build run")
-        self._process = subprocess.Popen(
-            [*_END_WITH_US, *self.argv],
-            cwd=cwd,
-            env={**os.environ, **env} if env else None,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,
-        )
+        with _uninterrupted(self.end):
+            self._process = subprocess.Popen(
+                [*_END_WITH_US, *self.argv],
+                cwd=cwd,
+                env={**os.environ, **env} if env else None,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0,
+            )
+            self._listen(log)
+
+    def _listen(self, log: Path | None) -> None:
         self._log: IO[str] | None = log.open("a", errors="backslashreplace") if log else None
         self._writing = threading.Lock()
         self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
@@ -169,6 +173,26 @@ class Running:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+@contextlib.contextmanager
+def _uninterrupted(end: Callable[[], None]) -> Iterator[None]:
+    """Hold Ctrl-C back while something starts that nobody else could end yet, then end it.
+
+    Signals are the main thread's alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    for number in pressed[:1]:
+        end()
+        signal.raise_signal(number)
 
 
 def pasteable(argv: Argv, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
