@@ -14,6 +14,8 @@ from invoke.tasks import task
 from xdplab import build as building
 from xdplab import eras, lifecycle, patching, runner, testbed, view
 from xdplab import kernels as stock
+from xdplab import matrix as matrices
+from xdplab import report as reporting
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
 from xdplab import verify as proving
@@ -311,6 +313,46 @@ def survey(
     if record:
         lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")
     surveying.require_passed(proofs)
+
+
+@step(
+    **SAMPLE,
+    kernels="what to boot, with commas between: versions, releases, paths of images",
+    compilers="such as clang-14,clang-19: each with the other kind's usual one",
+    modes="generic, native, or both with a comma between",
+    dev="the guest's interface: eth0 or lo",
+    only_failed="only the cells that did not pass in the last matrix of the sample",
+    report="put the report there, and not into the workspace",
+)
+def matrix(
+    lab: Lab,
+    kernels: str | None = None,
+    compilers: str | None = None,
+    modes: str | None = None,
+    sample: str = TUTORIAL,
+    dev: str = "eth0",
+    only_failed: bool = False,
+    report: str | None = None,
+) -> None:
+    """Prove the sample on a row of kernels, each in a virtual machine, side by side: one table."""
+    plan = matrices.Plan.of(
+        sample,
+        words(lab.kernels if kernels is None else kernels),
+        words(compilers),
+        words(lab.modes if modes is None else modes),
+        lab.ip,
+        dev,
+    )
+    if lab.shell.dry:
+        matrices.show(plan, lab.workspace, lab.shell)
+        return
+    means = matrices.Means.of(lab.workspace, lab.shell, lab.toolchain, lab.view.say)
+    places = [lab.workspace.new_matrix(), *([Path(report)] if report is not None else [])]
+    taken = reporting.passed_before(plan, lab.workspace) if only_failed else []
+    with lab.view.board(plan, places[-1]) as board:
+        found = matrices.run(plan, means, places[0], taken, board.at)
+        results = board.follow(reporting.recording(found, plan, means.host, places))
+    matrices.require_passed(results)
 
 
 @step()

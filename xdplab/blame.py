@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xdplab.process import Line
 from xdplab.tree import SAMPLES, Tree
+
+_GIVES_UP = re.compile(r"\berror: |^LLVM ERROR: ")  # a compiler's word for why
 
 # that make runs compilers in
 _DIRECTORIES = (Path(), SAMPLES, Path("tools/lib/bpf"), Path("tools/lib/subcmd"))
@@ -124,3 +126,9 @@ def messages(lines: Sequence[Line]) -> list[list[str]]:
         told[-1].append(line)
         on_the_way = bool(leads)
     return told
+
+
+def first_error(lines: Iterable[Line]) -> str:
+    """A compiler's first word for why it gives up; empty if none has one."""
+    said = (line.text for line in lines if line.stream == "err" and _GIVES_UP.search(line.text))
+    return next(said, "")

@@ -69,14 +69,16 @@ class Build:
 def build(
     tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace, shell: Shell,
     on_line: OnLine, tell: Callable[[str], None], *, mend: bool = False, trace: bool = False,
+    keep: Path | None = None,
 ) -> Build:  # fmt: skip
     """Build the pair, as far as it isn't built yet; make decides what is stale.
 
     With `mend` a damaged tree is mended first, and `tell` hears of it; with
-    `trace` the kernel half logs each packet.  Raises Damaged, what patching and
+    `trace` the kernel half logs each packet; `keep` is where the result goes,
+    if not where the workspace has builds.  Raises Damaged, what patching and
     kbuild raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
     """
-    directory = workspace.build(tree.key, sample.name)
+    directory = keep or workspace.build(tree.key, sample.name)
     log = directory / "build.log"
     damage.require_whole(tree, shell, mend=mend)
     with workspace.locked(tree, dry=shell.dry):

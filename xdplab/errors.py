@@ -419,6 +419,13 @@ class NotBuilt(BuildFailed):
         super().__init__(f"make returned 0, but {path} {why}", f"whole log: {log}")
 
 
+class CompilerGaveUp(BuildFailed):
+    """matrix: the pair did not compile; the compiler's first word for it, and all of them."""
+
+    def __init__(self, said: str, context: Iterable[str], log: str) -> None:
+        super().__init__(said.strip(), "\n".join([*context, log]))
+
+
 # ---- this machine, now
 
 
@@ -532,6 +539,14 @@ class SessionLost(CannotRun):
         super().__init__(f"{what} ended unexpectedly", said.strip() or "it said nothing")
 
 
+class NotAllTried(CannotRun):
+    """matrix: nothing failed, but of some cells nothing can be said."""
+
+    def __init__(self, untried: Iterable[str], cure: str) -> None:
+        which = list(untried)
+        super().__init__(f"{len(which)} could not be tried: {'; '.join(which)}", cure)
+
+
 # ---- virtual machines
 
 
@@ -621,11 +636,8 @@ class ClaimsFailed(SampleFailed):
 
 
 class NotAllPassed(SampleFailed):
-    """survey: something was tried and failed."""
+    """survey and matrix: something was tried and failed."""
 
-    def __init__(self, failed: Iterable[str]) -> None:
+    def __init__(self, failed: Iterable[str], cure: str) -> None:
         which = list(failed)
-        super().__init__(
-            f"{len(which)} failed: {'; '.join(which)}",
-            "invoke build with that --tree, --gcc and --clang shows why",
-        )
+        super().__init__(f"{len(which)} failed: {'; '.join(which)}", cure)

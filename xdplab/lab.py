@@ -33,6 +33,8 @@ class Lab:
     ip: str
     gcc: str | None  # the compilers of who names none; None: the machine's own
     clang: str | None
+    kernels: str  # the defaults of matrix
+    modes: str
 
     @classmethod
     def of(cls, config: Any) -> Lab:
@@ -46,6 +48,8 @@ class Lab:
             str(config.ip),
             config.get("gcc"),
             config.get("clang"),
+            str(config.matrix.kernels),
+            str(config.matrix.modes),
         )
 
     def toolchain(self, gcc: str | None = None, clang: str | None = None) -> Toolchain:

@@ -196,7 +196,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
                 shell.echo(f"invoke patch --revert --tree {tree.path}")
                 continue
             done += as_found(tree)
-    ours = ["builds", "runs", "locks", "foreign-trees.json"]
+    ours = ["builds", "runs", "matrix", "locks", "foreign-trees.json"]
     ours += ["trees", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():

@@ -208,6 +208,7 @@ class Shell:
 
     echo: Callable[[str], None] = lambda _: None
     dry: bool = False
+    hold: Callable[[Running], None] = lambda _: None  # gets each that is started, to end it
 
     def start(
         self,
@@ -222,7 +223,9 @@ class Shell:
         if log:
             with log.open("a", errors="backslashreplace") as file:
                 file.write(f"$ {pasteable(argv, cwd, env)}\n")
-        return Running(argv, cwd=cwd, env=env, log=log)
+        running = Running(argv, cwd=cwd, env=env, log=log)
+        self.hold(running)
+        return running
 
     def run(
         self,

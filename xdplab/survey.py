@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from xdplab import blame, footprint, kbuild, lifecycle, setup, testbed, verify
 from xdplab import build as building
-from xdplab import footprint, kbuild, lifecycle, setup, testbed, verify
 from xdplab.errors import CannotRun, LabError, MakeFailed, NotAllPassed, NoTree
 from xdplab.files import read_json, write_json
 from xdplab.process import Line, Shell
@@ -25,8 +24,6 @@ from xdplab.workspace import PROJECT, Workspace
 
 PROOFS = PROJECT / "docs" / "proofs.json"  # what was found, for docs/kernels.md
 SCHEMA = 1  # of proofs.json
-
-_FAULT = re.compile(r"\berror: |^LLVM ERROR: ")  # a compiler's word for why it gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +60,11 @@ def prove(
     source = tree.path.name if tree.origin is Origin.EXISTING else str(tree.origin)
     kernel = platform.release().partition("-")[0]  # what follows is the machine's own affair
     proof = Proof(str(tree.version), source, tools.gcc, tools.clang, Outcome.PASSED, kernel=kernel)
-    faults: list[str] = []
+    heard: list[Line] = []
 
     def hear(line: Line) -> None:
         on_line(line)
-        if line.stream == "err" and _FAULT.search(line.text):
-            faults.append(line.text)
+        heard.append(line)
 
     _take_back(tree, workspace)
     before = _listing(tree)
@@ -76,7 +72,8 @@ def prove(
         proof = _prove(proof, tree, sample, tools, workspace, shell, hear)
     except LabError as error:
         outcome = Outcome.SKIPPED if isinstance(error, CannotRun) else Outcome.FAILED
-        said = faults[0] if faults and isinstance(error, MakeFailed) else error.message
+        said = blame.first_error(heard) if isinstance(error, MakeFailed) else ""
+        said = said or error.message
         proof = replace(proof, outcome=outcome, reason=said.replace(str(tree.path), tree.path.name))
     finally:
         _take_back(tree, workspace)
@@ -165,7 +162,10 @@ def require_passed(proofs: Iterable[Proof]) -> None:
     """Raise NotAllPassed unless every proof passed, or was skipped for this machine's sake."""
     failed = [proof for proof in proofs if proof.outcome is Outcome.FAILED]
     if failed:
-        raise NotAllPassed([f"{one.version} with {one.gcc}, {one.clang}" for one in failed])
+        raise NotAllPassed(
+            [f"{one.version} with {one.gcc}, {one.clang}" for one in failed],
+            "invoke build with that --tree, --gcc and --clang shows why",
+        )
 
 
 # ---- what was found, kept

@@ -15,6 +15,7 @@ def render(name: str, **values: object) -> str:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701  # what is rendered is make's language, not HTML
+        # not make's language, nor Markdown
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
     )
     return environment.get_template(name).render(**values)

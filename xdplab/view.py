@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ from rich.table import Table
 from rich.text import Text
 
 from xdplab.build import AllSamples, Build, about_pair
+from xdplab.cell import Cell, Result
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.errors import BuildFailed, LabError
 from xdplab.kernels import Inventory, ListedKernel, ListedTree
 from xdplab.lifecycle import Status
+from xdplab.matrix import Plan
 from xdplab.packets import Pinged
 from xdplab.patching import Change
 from xdplab.process import Line
+from xdplab.report import JSON, JUNIT, PAGE
 from xdplab.runner import Program, Run
 from xdplab.sample import Sample
 from xdplab.sources.distro import Offer
@@ -171,14 +175,50 @@ class View:
         """What a survey finds, a line each as it comes."""
         proofs = []
         for proof in survey:
-            mark, style = _MARKS[proof.outcome]
             found = proof.reason or f"prepared in {proof.prepare} s, built in {proof.build} s"
-            self.out.print(
-                Text(mark, style=style),
-                f"{proof.version} from {proof.source}: {proof.gcc}; {proof.clang}: {found}",
-            )
+            what = f"{proof.version} from {proof.source}: {proof.gcc}; {proof.clang}"
+            self._outcome(proof.outcome, what, found)
             proofs.append(proof)
         return proofs
+
+    def _outcome(self, outcome: Outcome, what: str, found: str) -> None:
+        mark, style = _MARKS[outcome]
+        self.out.print(Text(mark, style=style), Text(f"{what}: {found}"))
+
+    # ---- matrices
+
+    @contextlib.contextmanager
+    def board(self, plan: Plan, directory: Path) -> Iterator[Board]:
+        """Show a matrix while it runs: a live table; off a terminal, a line for each result.
+
+        At the end, an early one too: the table, why cells did not pass, and where the report is.
+        """
+        live = self.out.is_terminal and self.err.is_terminal
+        board = Board(plan, (lambda _: None) if live else self._result)
+        try:
+            if live:
+                with Live(console=self.err, get_renderable=board.table, transient=True):
+                    yield board
+            else:
+                yield board
+        finally:
+            if board.results:
+                self._found(board, live=live)
+                self.say(f"report: {directory / PAGE}; for machines {JSON} and {JUNIT} beside it")
+
+    def _found(self, board: Board, *, live: bool) -> None:
+        if not live:
+            self.out.print(Text(_aligned(board.rows())))
+            return
+        self.out.print(board.table(), soft_wrap=False)
+        for result in board.results.values():
+            if result.reason:
+                self._result(result)
+
+    def _result(self, result: Result) -> None:
+        found = result.reason or f"in {result.spent:.1f} s"
+        earlier = f" (found by the matrix {result.taken_from})" if result.taken_from else ""
+        self._outcome(result.outcome, str(result.cell), found + earlier)
 
     # ---- runs
 
@@ -203,8 +243,8 @@ class View:
         """Show each claim as it is decided; gives those that did not hold."""
         failed = []
         for check in checks:
-            mark, style = _MARKS[Outcome.PASSED if check.held else Outcome.FAILED]
-            self.out.print(Text(mark, style=style), Text(f"{check.claim}: {check.found}"))
+            outcome = Outcome.PASSED if check.held else Outcome.FAILED
+            self._outcome(outcome, check.claim, check.found)
             if not check.held:
                 failed.append(check)
         return failed
@@ -278,6 +318,65 @@ class Stage:
             self._phase = phase
             self._task = self._progress.add_task(phase, total=None, note="")
         self._progress.update(self._task, completed=done, total=total or None, note=note)
+
+
+class Board:
+    """A matrix under way: what each cell is at, since when, and what became of it."""
+
+    def __init__(self, plan: Plan, on_result: Callable[[Result], None]) -> None:
+        self._plan = plan
+        self._on_result = on_result
+        self._at: dict[Cell, tuple[str, float]] = {}
+        self.results: dict[Cell, Result] = {}
+
+    def at(self, cell: Cell, what: str) -> None:
+        """A cell begins with something; called by the threads that cells are proved in."""
+        if self._at.get(cell, ("",))[0] != what:
+            self._at[cell] = what, time.monotonic()
+
+    def follow(self, results: Generator[Result]) -> list[Result]:
+        """Show results as they come, to the end; Ctrl-C ends what gives them first."""
+        try:
+            with contextlib.closing(results):
+                for result in results:
+                    self.results[result.cell] = result
+                    self._on_result(result)
+        finally:
+            self._at.clear()  # nothing is under way any more
+        return list(self.results.values())
+
+    def table(self) -> Table:
+        """The table as it is now."""
+        heads, *rows = self.rows()
+        table = Table(*heads, title=self._plan.sample)
+        styles = {mark.strip(): style for mark, style in _MARKS.values()}
+        for row in rows:
+            table.add_row(
+                *(Text(cell, style=styles.get(cell.partition(" ")[0], "")) for cell in row)
+            )
+        return table
+
+    def rows(self) -> list[list[str]]:
+        """A line of heads, then one for each kernel: what each cell is at, or its outcome."""
+        cells = self._plan.cells
+        width = len(cells) // len(self._plan.kernels)
+        heads = [" ".join(filter(None, (one.compiler, one.mode))) for one in cells[:width]]
+        return [
+            ["kernel", *heads],
+            *(
+                [cells[start].kernel, *map(self._words, cells[start : start + width])]
+                for start in range(0, len(cells), width)
+            ),
+        ]
+
+    def _words(self, cell: Cell) -> str:
+        result = self.results.get(cell)
+        if result:
+            spent = f"{result.spent:.1f} s" if result.spent else ""
+            words = (_MARKS[result.outcome][0].strip(), "earlier" if result.taken_from else spent)
+            return " ".join(filter(None, words))
+        what, since = self._at.get(cell, ("", 0.0))
+        return f"{what}, {time.monotonic() - since:.1f} s" if what else "not run"
 
 
 # ---- kernels

@@ -85,13 +85,24 @@ class Workspace:
 
     def new_run(self) -> RunRecord:
         """A new record for a run that begins now."""
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        return RunRecord(self.root / "runs" / name / "run.json")
+        return RunRecord(self.root / "runs" / _name_of_now() / "run.json")
 
     def runs(self) -> Iterator[RunRecord]:
         """The records of all runs, the newest first."""
         for path in sorted(self.root.glob("runs/*/run.json"), reverse=True):
             yield RunRecord(path)
+
+    def new_matrix(self) -> Path:
+        """A directory for a matrix that begins now."""
+        return self.root / "matrix" / _name_of_now()
+
+    def matrices(self) -> list[Path]:
+        """What matrices found, the newest first."""
+        return sorted(self.root.glob("matrix/*/matrix.json"), reverse=True)
+
+
+def _name_of_now() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 @dataclass(frozen=True, slots=True)

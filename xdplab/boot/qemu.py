@@ -57,14 +57,15 @@ KVM = Engine("KVM", _VIRTUALISED)
 TCG = Engine("emulation (TCG)", _EMULATED)
 
 
-def require(shell: Shell) -> None:
-    """Raise MissingTools or QemuTooOld unless there is a QEMU that has all that is used here."""
+def require(shell: Shell) -> str:
+    """The version of a QEMU that has all that is used here; raises MissingTools, QemuTooOld."""
     if not shutil.which(QEMU):
         raise MissingTools([QEMU], "vm")
     said = shell.ask([QEMU, "--version"]).text()
     found = re.search(r"version (\d+)\.(\d+)", said)
     if not found or (int(found[1]), int(found[2])) < _SINCE:
         raise QemuTooOld(said.partition("\n")[0], "{}.{}".format(*_SINCE))
+    return f"{found[1]}.{found[2]}"
 
 
 def argv(engine: Engine, image: Path, initramfs: Path, *, card: bool) -> list[str | Path]:
