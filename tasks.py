@@ -19,6 +19,7 @@ from xdplab import report as reporting
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
 from xdplab import verify as proving
+from xdplab.boot import built
 from xdplab.errors import ClaimsFailed, LabError
 from xdplab.lab import Lab
 from xdplab.options import choice, number, whole_number, words
@@ -152,6 +153,30 @@ def build(
         with lab.view.stage("building all samples") as stage:
             others = building.build_all_samples(target, tools, lab.workspace, lab.shell, stage.line)
         lab.view.all_built(others)
+
+
+@step(
+    **TREE,
+    **MEND,
+    gcc="the compiler",
+    config="a file of kernel options of your own, on top of those of the virtual machine",
+)
+def kernel(
+    lab: Lab,
+    kernel: str | None = None,
+    tree: str | None = None,
+    gcc: str | None = None,
+    config: str | None = None,
+    mend: bool = False,
+) -> None:
+    """Build the tree's own kernel, small and made for the virtual machine."""
+    target, tools = lab.tree(kernel, tree), lab.toolchain(gcc)
+    with lab.view.stage("building a kernel") as stage:
+        result = built.build(
+            target, tools, lab.workspace, lab.shell, stage.report, stage.line, lab.view.say,
+            options=Path(config) if config is not None else None, mend=mend,
+        )  # fmt: skip
+    lab.view.kernel(result)
 
 
 @step(

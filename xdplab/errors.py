@@ -361,6 +361,27 @@ class ModulesUnfit(InputError):
         )
 
 
+class CannotBoot(InputError):
+    """A tree that gives no kernel for the virtual machine; `lacking`: option, use, and why not."""
+
+    def __init__(self, path: Path, lacking: Iterable[tuple[str, str, str]]) -> None:
+        told = "; ".join(f"{option} ({use}): {why}" for option, use, why in lacking)
+        super().__init__(
+            f"a kernel from {path} would be of no use in the virtual machine: it lacks {told}",
+            "see what Kconfig says of it in that tree: perhaps an option of --config turns it off",
+        )
+
+
+class NotAConfig(InputError):
+    """`--config` names no file of kernel options."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} can't be used as kernel configuration: {why}",
+            "write a line for each option, as in a .config: CONFIG_KASAN=y, or CONFIG_VETH=n",
+        )
+
+
 class CannotRevert(InputError):
     """Somebody edited the very lines that are to be taken back."""
 

@@ -69,6 +69,11 @@ def _book(tree: Tree, below: Sequence[str], before: Sequence[str], last: float) 
     tree.state(_BEFORE).unlink()
 
 
+def made(tree: Tree) -> list[str]:
+    """The names of what builds left in the tree."""
+    return sorted(_created(tree))
+
+
 def _created(tree: Tree) -> dict[str, Stamp]:
     return read_json(tree.state(_CREATED)) or {}
 

@@ -57,13 +57,19 @@ def prepare(
         return
     require_space(tree.path, 200 * 2**20)
     dialect = Dialect.of(tree)
-    if all_samples and tree.origin is Origin.GIT:
-        shell.run(["git", "sparse-checkout", "disable"], cwd=tree.path)  # fetches the rest
+    if all_samples:
+        complete(tree, shell)
     with footprint.recorded(tree, "", log=tree.state(_PREPARE_LOG), dry=shell.dry):
-        _make(tree, _configure(tree, shell, all_samples), tools, shell, on_line)
+        make(tree, _configure(tree, shell, all_samples), tools, shell, on_line)
         needed = dialect.all_need if all_samples else dialect.one_needs
-        _make(tree, needed.split(), tools, shell, on_line)
+        make(tree, needed.split(), tools, shell, on_line)
     tree.remember(prepared="all" if all_samples else "sample", dry=shell.dry)
+
+
+def complete(tree: Tree, shell: Shell) -> None:
+    """Have all of a tree of which only what a sample needs was fetched."""
+    if tree.origin is Origin.GIT:
+        shell.run(["git", "sparse-checkout", "disable"], cwd=tree.path)  # fetches the rest
 
 
 def _configure(tree: Tree, shell: Shell, all_samples: bool) -> list[str]:
@@ -97,7 +103,7 @@ def make_sample(
         f"{dialect.programs}={sample.name}",
         f"{dialect.always}=$(obj)/{sample.name} $(obj)/{sample.object}",
     ]
-    return _make(tree, [f"M={SAMPLES}", *lists, *_PIPEFAIL], tools, shell, on_line, log)
+    return make(tree, [f"M={SAMPLES}", *lists, *_PIPEFAIL], tools, shell, on_line, log)
 
 
 def make_all_samples(
@@ -107,13 +113,18 @@ def make_all_samples(
     dialect = Dialect.of(tree)
     wants_btf = dialect.vmlinux and _VMLINUX_BTF.exists()
     btf = [f"{dialect.vmlinux}={_VMLINUX_BTF}"] if wants_btf else []
-    return _make(tree, [dialect.all_samples, *btf], tools, shell, on_line, log)
+    return make(tree, [dialect.all_samples, *btf], tools, shell, on_line, log)
 
 
-def _make(
+def make(
     tree: Tree, arguments: Sequence[str], tools: Toolchain, shell: Shell, on_line: OnLine,
     log: Path | None = None,
 ) -> Finished:  # fmt: skip
+    """Call make at the tree's top, with all processors and the compilers of `tools`.
+
+    `log` is kept in the tree's state if none is named.  Raises MakeFailed, or
+    TreeFails if the tree is to blame.
+    """
     log = log or tree.state(_PREPARE_LOG)
     if not shell.dry:
         log.parent.mkdir(parents=True, exist_ok=True)

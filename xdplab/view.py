@@ -26,6 +26,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
 from xdplab.cell import Cell, Result
 from xdplab.counters import Reading
@@ -153,6 +154,14 @@ class View:
         self.out.print(f"{len(samples.good)} BPF objects in all; log: {samples.log}")
         for path in samples.empty:
             self.say(f"warning: make returned 0, but {path} has no BPF program in it")
+
+    def kernel(self, built: Built | None) -> None:
+        """Where a kernel that was built is; a dry run has none."""
+        if built:
+            self.out.print(
+                f"{built.kernel.image}: Linux {built.kernel.release},"
+                f" in {built.seconds:.1f} s; log: {built.log}"
+            )
 
     def kernels(self, inventory: Inventory, *, json: bool) -> None:
         """What can be had: two tables on a terminal, aligned lines in a pipe, or an object."""
