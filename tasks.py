@@ -174,7 +174,7 @@ def kernel(
     with lab.view.stage("building a kernel") as stage:
         result = built.build(
             target, tools, lab.workspace, lab.shell, stage.report, stage.line, lab.view.say,
-            options=Path(config) if config is not None else None, mend=mend,
+            own=Path(config) if config is not None else None, mend=mend,
         )  # fmt: skip
     lab.view.kernel(result)
 

@@ -362,13 +362,14 @@ class ModulesUnfit(InputError):
 
 
 class CannotBoot(InputError):
-    """A tree that gives no kernel for the virtual machine; `lacking`: option, use, and why not."""
+    """A tree that gives no kernel for the virtual machine: options that it can't do without."""
 
-    def __init__(self, path: Path, lacking: Iterable[tuple[str, str, str]]) -> None:
-        told = "; ".join(f"{option} ({use}): {why}" for option, use, why in lacking)
+    def __init__(self, path: Path, lacking: Iterable[str]) -> None:
         super().__init__(
-            f"a kernel from {path} would be of no use in the virtual machine: it lacks {told}",
-            "see what Kconfig says of it in that tree: perhaps an option of --config turns it off",
+            f"a kernel of {path} would be of no use in the virtual machine: it lacks"
+            f" {'; '.join(lacking)}",
+            "see what the tree's Kconfig says of that, or name another tree with --tree; an option"
+            " of your own, in the file of --config, may turn it off",
         )
 
 

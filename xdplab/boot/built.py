@@ -85,16 +85,16 @@ def of(tree: Tree, workspace: Workspace) -> Kernel | None:
 
 def build(
     tree: Tree, tools: Toolchain, workspace: Workspace, shell: Shell, report: Report,
-    on_line: OnLine, tell: Callable[[str], None], *, options: Path | None = None,
+    on_line: OnLine, tell: Callable[[str], None], *, own: Path | None = None,
     mend: bool = False,
 ) -> Built | None:  # fmt: skip
     """Build the tree's kernel, as far as it isn't built yet; make decides what is stale.
 
-    `options` is a file with kernel options of the user's own, on top of those of
+    `own` is a file with kernel options of the user's own, on top of those of
     the machine.  Gives nothing in a dry run.  Raises NotAConfig, Damaged, what
     patching and kbuild raise, CannotBoot, NoSpace, and Held.
     """
-    asked = _asked(options)
+    asked = _asked(own)
     damage.require_whole(tree, shell, mend=mend)
     place = workspace.build(tree.key, "vm-kernel")
     started = time.monotonic()
@@ -140,15 +140,15 @@ def _kept(tree: Tree, workspace: Workspace) -> Path:
 # ---- what is asked for
 
 
-def _asked(options: Path | None) -> dict[str, str]:
+def _asked(own: Path | None) -> dict[str, str]:
     """The options of the machine, and those of the user's, which come last."""
-    asked = _read(FRAGMENT)
+    asked = options(FRAGMENT)
     if not shutil.which("pahole"):
         asked = {name: value for name, value in asked.items() if name not in OF_PAHOLE}
-    return asked | _read(options) if options else asked
+    return asked | options(own) if own else asked
 
 
-def _read(path: Path) -> dict[str, str]:
+def options(path: Path) -> dict[str, str]:
     """The options of a file, "n" for those that are not to be set; raises NotAConfig."""
     try:
         lines = path.read_text().splitlines()
@@ -232,7 +232,7 @@ def _offered(sources: Path) -> frozenset[str]:
 
 def _require_bootable(tree: Tree, got: Mapping[str, str], dropped: Mapping[str, str]) -> None:
     lacking = [
-        (option, use, dropped.get(option, "it was not asked for"))
+        f"{option} ({use}): {dropped.get(option, 'it was not asked for')}"
         for option, use in NEEDED.items()
         if got.get(option) != "y"
     ]

@@ -1,0 +1,432 @@
+"""A kernel built from a tree: what it has got, what is built anew, and the tree as it was.
+
+Most of it in a tree of a few lines, whose kernel is a small ELF file; one real
+kernel is built and booted if XDPLAB_TEST_SLOW is set, for it takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    FAKE,
+    Invoke,
+    assert_refused,
+    copied,
+    make_fake_tree,
+    processes_in,
+    snapshot,
+    wait_until,
+)
+
+from xdplab.boot import Kernel, built
+from xdplab.errors import NotAConfig
+from xdplab.tree import Tree
+from xdplab.workspace import Workspace
+
+# Like kbuild: it refuses to build elsewhere from sources that were built in, what it
+# makes goes into $(O), and an option that no Kconfig tells of is dropped.
+MAKEFILE = """\
+VERSION = 6
+PATCHLEVEL = 1
+SUBLEVEL = 0
+EXTRAVERSION =
+
+.DEFAULT_GOAL := all
+mrproper:
+\t@rm -rf .config include/config include/generated init/stale.h
+.PHONY: mrproper
+ifdef O
+include Makefile.kernel
+else
+include Makefile.samples
+endif
+"""
+KERNEL = """\
+objects := $(O)/init/main.o $(O)/net/core/dev.o
+ifneq ($(wildcard .config include/config),)
+$(error the source tree is not clean, please run make mrproper)
+endif
+allnoconfig:
+\t@$(PAUSE_CONFIG)
+\t@mkdir -p $(O)/init $(O)/net/core $(O)/include/config
+\t@sed -n 's/^config /CONFIG_/p' Kconfig > $(O)/offered
+\t@grep -wFf $(O)/offered $(KCONFIG_ALLCONFIG) > $(O)/.config
+\t@echo 6.1.0 > $(O)/include/config/kernel.release
+$(O)/%.o: %.c
+\t@echo "  CC      $*.o"
+\t@$(CC) -c -o $@ $<
+vmlinux: $(O)/vmlinux
+$(O)/vmlinux: $(objects)
+\t@$(PAUSE)
+\t@echo "  LD      vmlinux"
+\t@$(CC) -g -o $@ $(objects)
+bzImage: vmlinux
+\t@mkdir -p $(O)/arch/x86/boot
+\t@cp $(O)/vmlinux $(O)/arch/x86/boot/bzImage
+.PHONY: allnoconfig vmlinux bzImage
+"""
+
+
+def kconfig(*without: str) -> str:
+    options = built.options(built.FRAGMENT)
+    names = (name.removeprefix("CONFIG_") for name in options if name not in without)
+    return "".join(f"config {name}\n\tbool\n\n" for name in names)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree that a kernel can be built from."""
+    tree = make_fake_tree(tmp_path / "linux")
+    files = {
+        "Makefile": MAKEFILE,
+        "Makefile.kernel": KERNEL,
+        "Makefile.samples": textwrap.dedent(FAKE["Makefile"]),
+        "Kconfig": kconfig(),
+        "init/main.c": "int main(void) { return 0; }\n",
+        "net/core/dev.c": "int dev;\n",
+    }
+    for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+    return tree
+
+
+def make_kernel(invoke: Invoke, tree: Path, *arguments: str | Path) -> Kernel:
+    """Build a kernel from the tree."""
+    outcome = invoke("kernel", "--tree", tree, *arguments)
+    assert outcome.code == 0, outcome.err
+    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    assert kernel
+    assert outcome.out.startswith(f"{kernel.image}: Linux {kernel.release}, in ")
+    return kernel
+
+
+def facts(kernel: Kernel) -> dict[str, Any]:
+    found = json.loads(kernel.image.with_name("kernel.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def place(invoke: Invoke) -> Path:
+    """Where the kernel is made."""
+    (found,) = invoke.workspace.glob("builds/*/vm-kernel")
+    return found
+
+
+def compiled(invoke: Invoke) -> list[str]:
+    """What the last call compiled, by make's word."""
+    lines = (place(invoke) / "kernel.log").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.startswith("  CC ")]
+
+
+def sources_of(tree: Path) -> dict[str, tuple[int, int, int]]:
+    """The tree as it is, but for the harness's notes in it."""
+    found = snapshot(tree)
+    return {
+        name: stat for name, stat in found.items() if "/.xdplab" not in name and name != str(tree)
+    }
+
+
+# ---- the result
+
+
+def test_a_kernel_is_kept_with_what_it_is(invoke: Invoke, tree: Path) -> None:
+    kernel = make_kernel(invoke, tree)
+    assert (kernel.release, kernel.source, kernel.modules) == ("6.1.0", "tree", None)
+    assert kernel.image.name == "vmlinux"
+    assert subprocess.run([kernel.image], check=False).returncode == 0
+    sections = subprocess.run(
+        ["readelf", "--sections", "--wide", kernel.image],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert ".debug" not in sections
+    assert kernel.config
+    assert "CONFIG_BPF_SYSCALL=y" in kernel.config.read_text().splitlines()
+    known = facts(kernel)
+    assert known["tree"] == str(tree)
+    assert "gcc" in str(known["compiler"])
+    assert known["log"] == str(place(invoke) / "kernel.log")
+
+
+def test_a_tree_without_pvh_gives_a_bzimage(invoke: Invoke, tree: Path) -> None:
+    (tree / "Kconfig").write_text(kconfig("CONFIG_PVH"))
+    outcome = invoke("kernel", "--tree", tree)
+    assert outcome.code == 0, outcome.err
+    assert (
+        "without CONFIG_PVH: the tree has no such option; upstream has it since v5.0" in outcome.err
+    )
+    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    assert kernel
+    assert kernel.image.name == "bzImage"
+    assert facts(kernel)["dropped"].keys() >= {"CONFIG_PVH"}
+
+
+def test_the_tree_is_not_written_to(invoke: Invoke, tree: Path) -> None:
+    assert invoke("setup", "--tree", tree).code == 0
+    assert invoke("build", "--tree", tree).code == 0
+    before = sources_of(tree)
+    make_kernel(invoke, tree)
+    assert sources_of(tree) == before
+    assert invoke("build", "--tree", tree).code == 0  # the samples' configuration is theirs still
+
+
+def test_what_builds_left_in_the_tree_is_no_source(invoke: Invoke, tree: Path) -> None:
+    assert invoke("build", "--tree", tree).code == 0
+    make_kernel(invoke, tree)
+    taken = place(invoke) / "source"
+    assert (taken / "init/main.c").samefile(tree / "init/main.c")
+    for name in (".config", ".xdplab", "include/generated", "samples/bpf/xdp_ip_filter"):
+        assert (tree / name).exists()
+        assert not (taken / name).exists()
+
+
+def test_a_tree_that_its_user_built_in(invoke: Invoke, tree: Path) -> None:
+    (tree / ".config").write_text("CONFIG_THEIRS=y\n")
+    (tree / "init/stale.h").write_text("made by make\n")
+    before = sources_of(tree)
+    make_kernel(invoke, tree)
+    assert not (place(invoke) / "source/init/stale.h").exists()
+    assert sources_of(tree) == before
+    make_kernel(invoke, tree)
+    assert compiled(invoke) == []
+
+
+def test_a_dry_run_changes_nothing(invoke: Invoke, tree: Path) -> None:
+    before = snapshot(tree.parent)
+    outcome = invoke("--dry", "kernel", "--tree", tree)
+    assert outcome.code == 0
+    tools = [command.split(" && LC_ALL=C.UTF-8 ")[-1].split()[0] for command in outcome.commands()]
+    assert tools[-3:] == ["rsync", "make", "make"]
+    assert snapshot(tree.parent) == before
+
+
+# ---- what is asked for
+
+
+def test_all_that_the_machine_needs_is_asked_for() -> None:
+    asked = built.options(built.FRAGMENT)
+    assert built.NEEDED.keys() <= asked.keys()
+    assert built.SINCE.keys() <= asked.keys()
+    assert set(built.OF_PAHOLE) <= asked.keys()
+
+
+def test_an_option_that_is_dropped_is_named(invoke: Invoke, tree: Path) -> None:
+    (tree / "Kconfig").write_text(kconfig("CONFIG_XDP_SOCKETS"))
+    outcome = invoke("kernel", "--tree", tree)
+    assert outcome.code == 0
+    told = [line for line in outcome.err.splitlines() if line.startswith("without CONFIG_XDP")]
+    assert told == ["without CONFIG_XDP_SOCKETS: the tree has no such option"]
+
+
+@pytest.mark.parametrize("lacking", built.NEEDED)
+def test_a_tree_that_lacks_what_the_machine_needs_is_refused(
+    invoke: Invoke, tree: Path, lacking: str
+) -> None:
+    (tree / "Kconfig").write_text(kconfig(lacking))
+    outcome = invoke("kernel", "--tree", tree)
+    use = built.NEEDED[lacking]
+    assert_refused(outcome, 2, f"lacks {lacking} ({use}): the tree has no such option", "--tree")
+    assert not (invoke.workspace / "kernels").exists()
+
+
+def test_options_of_the_users_own_come_last(invoke: Invoke, tree: Path, tmp_path: Path) -> None:
+    (tree / "Kconfig").write_text(f"{kconfig()}config KASAN\n\tbool\n")
+    options = tmp_path / "mine"
+    options.write_text("# mine\n\nCONFIG_KASAN=y\nCONFIG_UBSAN=y\n# CONFIG_DUMMY is not set\n")
+    outcome = invoke("kernel", "--tree", tree, "--config", options)
+    assert outcome.code == 0, outcome.err
+    assert "without CONFIG_UBSAN: the tree has no such option" in outcome.err
+    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    assert kernel
+    assert kernel.config
+    got = kernel.config.read_text().splitlines()
+    assert {"CONFIG_KASAN=y", "CONFIG_DUMMY=n"} <= set(got)
+    options.write_text("CONFIG_VIRTIO_NET=n\n")
+    refused = invoke("kernel", "--tree", tree, "--config", options)
+    assert_refused(refused, 2, "CONFIG_VIRTIO_NET (the network card)", "--config")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"CONFIG_A=y\nKASAN=y\n", "line 2 is no option: 'KASAN=y'"),
+        (b"CONFIG_A=\n", "line 1 is no option"),
+        (b"\x7fELF\xff\xfe", "it is no text"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_file_of_options_that_is_none(tmp_path: Path, content: bytes | None, why: str) -> None:
+    file = tmp_path / "options"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(NotAConfig, match=str(file)) as raised:
+        built.options(file)
+    assert why in raised.value.message
+
+
+# ---- what is built anew
+
+
+def test_a_second_call_compiles_nothing(invoke: Invoke, tree: Path) -> None:
+    make_kernel(invoke, tree)
+    assert sorted(compiled(invoke)) == ["init/main.o", "net/core/dev.o"]
+    make_kernel(invoke, tree)
+    assert compiled(invoke) == []
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_only_the_file_that_was_edited_is_compiled(
+    invoke: Invoke, tree: Path, *, anew: bool
+) -> None:
+    make_kernel(invoke, tree)
+    edited = tree / "net/core/dev.c"
+    if anew:  # as most editors do
+        edited.unlink()
+    edited.write_text("int dev, other;\n")
+    make_kernel(invoke, tree)
+    assert compiled(invoke) == ["net/core/dev.o"]
+
+
+def test_a_file_that_is_gone_is_gone(invoke: Invoke, tree: Path) -> None:
+    make_kernel(invoke, tree)
+    (tree / "net/core/dev.c").unlink()
+    outcome = invoke("kernel", "--tree", tree)
+    assert outcome.code == 0, outcome.err  # its object is there still
+    assert not (place(invoke) / "source/net/core/dev.c").exists()
+
+
+def test_a_kernel_that_does_not_compile(invoke: Invoke, tree: Path) -> None:
+    before = make_kernel(invoke, tree)
+    (tree / "net/core/dev.c").write_text("int dev = ;\n")
+    outcome = invoke("kernel", "--tree", tree)
+    assert_refused(outcome, 3, "make vmlinux failed", "net/core/dev.c:1", "kernel.log")
+    assert "int dev = ;" in outcome.err
+    assert built.of(Tree.at(tree), Workspace(invoke.workspace)) == before
+
+
+def test_on_another_disk_the_sources_are_copied(tree: Path) -> None:
+    memory = Path("/dev/shm")  # noqa: S108  # for its disk, not for its name
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tree.stat().st_dev:
+        pytest.skip("there is no other disk")
+    workspace = memory / f"xdplab-test-{os.getpid()}"
+    invoke = Invoke(workspace)
+    try:
+        make_kernel(invoke, tree)
+        make_kernel(invoke, tree)
+        assert compiled(invoke) == []
+        assert not (place(invoke) / "source/init/main.c").samefile(tree / "init/main.c")
+    finally:
+        assert invoke("clean", "--trees").code == 0
+    assert not workspace.exists()
+
+
+# ---- ended, and taken back
+
+
+@pytest.mark.parametrize("moment", ["PAUSE_CONFIG", "PAUSE"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_ended_in_the_middle_it_goes_on_when_called_again(
+    invoke: Invoke, tree: Path, moment: str, end: signal.Signals
+) -> None:
+    there = tree.parent / "there"
+    pause = {moment: f"touch {there} && sleep 9"}
+    with invoke.start("kernel", "--tree", tree, env=pause) as background:
+        wait_until(there.exists)
+        background.process.send_signal(end)
+        outcome = background.wait()
+    assert outcome.code == (130 if end == signal.SIGINT else -end)
+    wait_until(lambda: not processes_in(invoke.workspace))
+    assert not built.of(Tree.at(tree), Workspace(invoke.workspace))
+    make_kernel(invoke, tree)
+    assert (compiled(invoke) == []) == (moment == "PAUSE")
+
+
+def test_two_at_once(invoke: Invoke, tree: Path) -> None:
+    there = tree.parent / "there"
+    pause = {"PAUSE": f"touch {there} && sleep 60"}
+    with invoke.start("kernel", "--tree", tree, env=pause) as first:
+        wait_until(there.exists)
+        assert_refused(invoke("kernel", "--tree", tree), 69, "vm-kernel", "process")
+        assert invoke("build", "--tree", tree).code == 0  # samples have the tree to themselves
+        assert first.interrupt().code == 130
+
+
+def test_clean_leaves_the_kernel_and_with_trees_takes_it(invoke: Invoke, tree: Path) -> None:
+    before = sources_of(tree)
+    kernel = make_kernel(invoke, tree)
+    assert invoke("clean").code == 0
+    assert not (invoke.workspace / "builds").exists()
+    assert Kernel.load(kernel.image.parent) == kernel
+    assert sources_of(tree) == before
+    assert invoke("clean", "--trees").code == 0
+    assert not invoke.workspace.exists()
+
+
+# ---- the real thing
+
+
+INIT = """\
+#!/bin/busybox sh
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sysfs /sys
+busybox mount -t devtmpfs devtmpfs /dev
+busybox mount -t bpf bpf /sys/fs/bpf && echo "bpf is there" >/dev/ttyS1
+busybox ip link set eth0 up && echo "eth0 is up" >/dev/ttyS1
+busybox grep -c ^processor /proc/cpuinfo >/dev/ttyS1
+busybox poweroff -f
+"""
+
+
+@pytest.mark.tree
+@pytest.mark.skipif(
+    not os.environ.get("XDPLAB_TEST_SLOW"),
+    reason="building a kernel takes minutes; set XDPLAB_TEST_SLOW to do it",
+)
+def test_a_real_kernel_boots(
+    fetched: Callable[[str], Path], invoke: Invoke, tmp_path: Path
+) -> None:
+    with copied(fetched("6.1")) as tree:
+        before = sources_of(tree)
+        kernel = make_kernel(invoke, tree)
+        assert sources_of(tree) == before
+        assert facts(kernel)["dropped"].keys() <= {"CONFIG_DEBUG_INFO_BTF"}
+        lines = (tree / "net/core/dev.c").read_text()
+        (tree / "net/core/dev.c").unlink()  # it is a link to another tree's
+        (tree / "net/core/dev.c").write_text(lines + "\n")
+        kernel = make_kernel(invoke, tree)
+        objects = [name for name in compiled(invoke) if name.startswith("net/")]
+        assert objects == ["net/core/dev.o"]
+    root = tmp_path / "root"
+    for name in ("bin", "proc", "sys", "dev"):
+        (root / name).mkdir(parents=True)
+    (root / "init").write_text(INIT)
+    (root / "init").chmod(0o755)
+    subprocess.run(["cp", "/bin/busybox", root / "bin"], check=True)
+    initrd, said = tmp_path / "initrd", tmp_path / "said"
+    with initrd.open("wb") as file:
+        names = subprocess.run(["find", "."], cwd=root, capture_output=True, check=True).stdout
+        subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=names, stdout=file, check=True
+        )
+    machine = ["-M", "pc", "-accel", "tcg,thread=single", "-m", "512M", "-smp", "2", "-nodefaults"]
+    log = tmp_path / "log"
+    screen = ["-display", "none", "-no-reboot", "-serial", f"file:{log}", "-serial", f"file:{said}"]
+    card = ["-netdev", "hubport,id=x0,hubid=0", "-device", "virtio-net-pci,netdev=x0"]
+    subprocess.run(
+        ["qemu-system-x86_64", *machine, *screen, *card, "-kernel", kernel.image,
+         "-initrd", initrd, "-append", "console=ttyS0 panic=-1"],
+        check=True, timeout=120,
+    )  # fmt: skip
+    assert f"Linux version {kernel.release} " in log.read_text(errors="replace")
+    assert said.read_text().split("\r\n")[:3] == ["bpf is there", "eth0 is up", "2"]
