@@ -340,7 +340,7 @@ def test_ended_in_the_middle_it_goes_on_when_called_again(
     invoke: Invoke, tree: Path, moment: str, end: signal.Signals
 ) -> None:
     there = tree.parent / "there"
-    pause = {moment: f"touch {there} && sleep 9"}
+    pause = {moment: f"touch {there} && exec sleep 9"}
     with invoke.start("kernel", "--tree", tree, env=pause) as background:
         wait_until(there.exists)
         background.process.send_signal(end)
@@ -354,7 +354,7 @@ def test_ended_in_the_middle_it_goes_on_when_called_again(
 
 def test_two_at_once(invoke: Invoke, tree: Path) -> None:
     there = tree.parent / "there"
-    pause = {"PAUSE": f"touch {there} && sleep 60"}
+    pause = {"PAUSE": f"touch {there} && exec sleep 60"}
     with invoke.start("kernel", "--tree", tree, env=pause) as first:
         wait_until(there.exists)
         assert_refused(invoke("kernel", "--tree", tree), 69, "vm-kernel", "process")

@@ -103,11 +103,7 @@ def build(
             _require_space(tree, place, asked)
         report("taking the tree's sources")
         with workspace.locked(tree, dry=shell.dry):
-            if mend:
-                damage.mend(tree, shell, tell)
-            patching.apply(tree, patching.plan_series(tree), dry=shell.dry)
-            kbuild.complete(tree, shell)
-            _take_sources(tree, place, shell)
+            _take_sources(tree, place, shell, tell, mend=mend)
         log = place / "kernel.log"
         if not shell.dry:
             log.unlink(missing_ok=True)
@@ -121,7 +117,7 @@ def build(
         for option, why in dropped.items():
             tell(f"without {option}: {why}")
         _require_bootable(tree, got, dropped)
-        image = _VMLINUX if "CONFIG_PVH" in got else _BZIMAGE
+        image = _VMLINUX if got.get("CONFIG_PVH") == "y" else _BZIMAGE
         report("compiling")
         make([f"O={place / 'build'}", image.name])
         if shell.dry:
@@ -177,12 +173,18 @@ def _require_space(tree: Tree, place: Path, asked: Mapping[str, str]) -> None:
 # ---- the sources
 
 
-def _take_sources(tree: Tree, place: Path, shell: Shell) -> None:
+def _take_sources(
+    tree: Tree, place: Path, shell: Shell, tell: Callable[[str], None], *, mend: bool
+) -> None:
     """Bring `source` up to what the tree has now, but for what was made in it.
 
-    A file is a hard link to the tree's, or a copy on another disk: never to be
-    written to.  What a person's own editor writes anew is linked anew.
+    A file is a hard link to the tree's, or on another disk a copy: it may be
+    unlinked, but never be written to.
     """
+    if mend:
+        damage.mend(tree, shell, tell)
+    patching.apply(tree, patching.plan_series(tree), dry=shell.dry)
+    kbuild.complete(tree, shell)
     made = place / "not-sources"
     if not shell.dry:
         names = [str(STATE), ".git", *footprint.made(tree)]
