@@ -104,7 +104,7 @@ def make_kernel(invoke: Invoke, tree: Path, *arguments: str | Path) -> Kernel:
     """Build a kernel from the tree."""
     outcome = invoke("kernel", "--tree", tree, *arguments)
     assert outcome.code == 0, outcome.err
-    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    kernel = built.of(Tree.at(tree).key, Workspace(invoke.workspace))
     assert kernel
     assert outcome.out.startswith(f"{kernel.image}: Linux {kernel.release}, in ")
     return kernel
@@ -166,7 +166,7 @@ def test_a_tree_without_pvh_gives_a_bzimage(invoke: Invoke, tree: Path) -> None:
     assert (
         "without CONFIG_PVH: the tree has no such option; upstream has it since v5.0" in outcome.err
     )
-    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    kernel = built.of(Tree.at(tree).key, Workspace(invoke.workspace))
     assert kernel
     assert kernel.image.name == "bzImage"
     assert facts(kernel)["dropped"].keys() >= {"CONFIG_PVH"}
@@ -247,7 +247,7 @@ def test_options_of_the_users_own_come_last(invoke: Invoke, tree: Path, tmp_path
     outcome = invoke("kernel", "--tree", tree, "--config", options)
     assert outcome.code == 0, outcome.err
     assert "without CONFIG_UBSAN: the tree has no such option" in outcome.err
-    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    kernel = built.of(Tree.at(tree).key, Workspace(invoke.workspace))
     assert kernel
     assert kernel.config
     got = kernel.config.read_text().splitlines()
@@ -312,7 +312,7 @@ def test_a_kernel_that_does_not_compile(invoke: Invoke, tree: Path) -> None:
     outcome = invoke("kernel", "--tree", tree)
     assert_refused(outcome, 3, "make vmlinux failed", "net/core/dev.c:1", "kernel.log")
     assert "int dev = ;" in outcome.err
-    assert built.of(Tree.at(tree), Workspace(invoke.workspace)) == before
+    assert built.of(Tree.at(tree).key, Workspace(invoke.workspace)) == before
 
 
 def test_on_another_disk_the_sources_are_copied(tree: Path) -> None:
@@ -347,7 +347,7 @@ def test_ended_in_the_middle_it_goes_on_when_called_again(
         outcome = background.wait()
     assert outcome.code == (130 if end == signal.SIGINT else -end)
     wait_until(lambda: not processes_in(invoke.workspace))
-    assert not built.of(Tree.at(tree), Workspace(invoke.workspace))
+    assert not built.of(Tree.at(tree).key, Workspace(invoke.workspace))
     make_kernel(invoke, tree)
     assert (compiled(invoke) == []) == (moment == "PAUSE")
 

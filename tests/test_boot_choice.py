@@ -11,7 +11,7 @@ import pytest
 from support import RELEASE, bzimage, module, packed, vmlinux
 
 from xdplab.boot import SCHEMA, Kernel, Source, beside, choice, kept, modules, version_of
-from xdplab.errors import ModulesUnfit, NotAnImage, NotAVersion, WithoutBpf
+from xdplab.errors import ModulesUnfit, NotAnImage, NotAVersion, NotToBeHad, WithoutBpf
 from xdplab.files import read_json, write_json
 from xdplab.process import Shell
 from xdplab.workspace import Workspace
@@ -248,3 +248,20 @@ def test_a_kernel_of_another_schema_is_none(tmp_path: Path) -> None:
     file = tmp_path / "one/kernel.json"
     write_json(file, read_json(file) | {"schema": SCHEMA + 1})
     assert kept(tmp_path) == []
+
+
+# ---- built from trees
+
+
+def test_a_trees_own_kernel_is_meant_by_its_version(found: Finder) -> None:
+    for number in ("4.19.13", "6.1.9", "6.1.10"):
+        directory = found.workspace.kernels / f"linux-{number}"
+        image = put(directory / "vmlinux", KERNEL)
+        Kernel(number, version_of(number), image, None, None, Source.TREE).keep(directory)
+    assert found("4.19-tree").release == "4.19.13"
+    assert found("v6.1-tree").release == "6.1.10"
+    assert found("6.1.9-tree").release == "6.1.9"
+    with pytest.raises(NotToBeHad, match=r"v5\.0-tree; it has v4\.19\.13-tree, v6\.1\.9-tree"):
+        found("5.0-tree")
+    with pytest.raises(NotAVersion):
+        found("six-tree")

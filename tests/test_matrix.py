@@ -157,7 +157,7 @@ def raised(kind: type[LabError]) -> LabError:
         (DidNotAttach, Outcome.FAILED),
         (KernelSplat, Outcome.FAILED),
         (NoBoot, Outcome.ERROR),
-        (GuestPanic, Outcome.ERROR),
+        (GuestPanic, Outcome.FAILED),
         (GuestHangs, Outcome.ERROR),
         (GuestLost, Outcome.ERROR),
         (ModeRefused, Outcome.SKIPPED),

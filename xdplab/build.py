@@ -47,6 +47,11 @@ class Build:
         return self.directory / self.name
 
     @property
+    def tree_key(self) -> str:
+        """The key of the tree that it was made in."""
+        return self.directory.parent.name
+
+    @property
     def objects(self) -> list[Path]:
         """What the program opens when it runs."""
         return [self.directory / file for file in self.facts["files"] if file != self.name]

@@ -17,7 +17,6 @@ from xdplab.errors import (
     CommandFailed,
     GuestHangs,
     GuestLost,
-    GuestPanic,
     InputError,
     LabError,
     NoBoot,
@@ -36,7 +35,6 @@ MODES = {"generic": "skb", "native": "native"}
 # What an error says of the sample; the first class that fits counts.
 JUDGEMENTS: tuple[tuple[type[Exception], Outcome], ...] = (
     (NoBoot, Outcome.ERROR),
-    (GuestPanic, Outcome.ERROR),
     (GuestHangs, Outcome.ERROR),
     (GuestLost, Outcome.ERROR),
     (CommandFailed, Outcome.ERROR),

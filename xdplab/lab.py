@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xdplab import setup, testbed
-from xdplab.boot import Kernel, choice
+from xdplab.boot import Kernel, built, choice
 from xdplab.build import Build
 from xdplab.errors import NotAChoice, NotBuiltYet
 from xdplab.process import Shell
@@ -84,7 +84,10 @@ class Lab:
         return testbed.ready(vm)
 
     def bootable(self, spec: str | None, build: Build) -> Kernel:
-        """The kernel that is meant, or else the newest of the series that a build is for."""
+        """The kernel that is meant, or else the tree's own, or the newest of its series."""
+        own = built.of(build.tree_key, self.workspace)
+        if spec is None and own:
+            return own
         spec = KernelVersion.parse(build.facts["version"]).series if spec is None else spec
         with self.view.stage("kernel") as stage:
             kernel = choice.find(spec, self.workspace, self.shell, stage.report, self.view.say)

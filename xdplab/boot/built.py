@@ -78,9 +78,9 @@ class Built:
     log: Path
 
 
-def of(tree: Tree, workspace: Workspace) -> Kernel | None:
-    """The kernel that was last built from the tree, if there is one."""
-    return Kernel.load(_kept(tree, workspace))
+def of(tree_key: str, workspace: Workspace) -> Kernel | None:
+    """The kernel that was last built from the tree of that key, if there is one."""
+    return Kernel.load(workspace.kernels / tree_key)
 
 
 def build(

@@ -7,12 +7,25 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from xdplab.boot import Kernel, beside, config, image, packaged, recorded, version_of
-from xdplab.errors import NotAnImage, NotAVersion
+from xdplab.boot import (
+    Kernel,
+    Source,
+    beside,
+    config,
+    image,
+    kept,
+    packaged,
+    recorded,
+    version_of,
+)
+from xdplab.errors import NotAnImage, NotAVersion, NotToBeHad
 from xdplab.files import locked, require_space, write_whole
 from xdplab.process import Shell
 from xdplab.sources import Report, Tell
+from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
+
+_TREE = "-tree"  # at the end of what was built here
 
 
 def find(
@@ -22,10 +35,11 @@ def find(
 
     `spec` is a series or a version of the distribution's ("6.1", "v6.12.117"), with
     "-cloud" at its end the smaller kernel for virtual machines; a release
-    ("6.1.0-50-amd64"), of /boot or the distribution's; or the path of a bzImage, a
+    ("6.1.0-50-amd64"), of /boot or the distribution's; with "-tree" at its end what
+    `invoke kernel` built from a tree of that version; or the path of a bzImage, a
     vmlinux, or a directory with one.  Gives none in a dry run that would fetch
     one.  `tell` hears what was done.  Raises NotAVersion, NotAnImage, WithoutBpf,
-    and what packaged.obtain raises.
+    NotToBeHad, and what packaged.obtain raises.
     """
     kernel = _find(spec, workspace, shell, report, tell)
     if kernel:
@@ -38,6 +52,8 @@ def _find(
 ) -> Kernel | None:
     if "/" in spec:
         return of_file(Path(spec), workspace, shell, tell)
+    if spec.endswith(_TREE):
+        return of_trees(KernelVersion.parse(spec.removesuffix(_TREE)), workspace)
     try:
         wanted = packaged.Wanted.of(spec)
     except NotAVersion:
@@ -48,6 +64,18 @@ def _find(
     if wanted.release and installed.exists():
         return of_file(installed, workspace, shell, tell)
     return packaged.obtain(wanted, workspace, shell, report, tell)
+
+
+def of_trees(version: KernelVersion, workspace: Workspace) -> Kernel:
+    """The newest of that version that was built from a tree; raises NotToBeHad."""
+    here = [kernel for kernel in kept(workspace.kernels) if kernel.source is Source.TREE]
+    built = {kernel.version: kernel for kernel in here if kernel.version}
+    fit = [one for one in built if version.covers(one)]
+    if not fit:
+        cure = f"invoke kernel --kernel {version.tag} builds it, once invoke setup has the tree"
+        offered = [f"{one.tag}{_TREE}" for one in sorted(built)]
+        raise NotToBeHad(f"{version.tag}{_TREE}", "the workspace", offered, cure)
+    return built[max(fit)]
 
 
 def of_file(path: Path, workspace: Workspace, shell: Shell, tell: Tell) -> Kernel:

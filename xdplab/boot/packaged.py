@@ -19,7 +19,7 @@ from xdplab.workspace import Workspace
 
 _DRIVERS = (*modules.CARD, *modules.VETH)  # whose modules are kept
 _KEPT = 100 * 2**20  # bytes: more than an unpacked vmlinux takes
-_CURE = "name another; invoke kernels lists what there is"
+_CURE = "name another (invoke kernels lists them), or build it from its tree: invoke kernel"
 _SCRATCH = "fetching-"
 _CLOUD = "-cloud"  # at the end of what people ask for
 
