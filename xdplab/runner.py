@@ -31,6 +31,9 @@ from xdplab.workspace import RunRecord, boot_id
 MODES = ("auto", "native", "skb", "hw")
 _ATTACH_PATIENCE = 20.0  # seconds
 _END_PATIENCE = 10.0
+# How a driver says that it can't: it has no XDP, or (virtio_net before v5.13, unless
+# it was back-ported) wants a queue for each CPU that this card hasn't got.
+_REFUSED = ("Operation not supported", "Too few free TX rings")
 # the binary's one line for us, on standard error
 _ATTACHED = re.compile(
     r"attached: dev (\S+) ifindex (\d+) mode (\w+) link (\w+) prog (\d+) tag ([0-9a-f]{16})"
@@ -192,6 +195,7 @@ def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line
     code = running.wait(_END_PATIENCE)
     if "Operation not permitted" in said:
         raise NotPermitted(said)
-    if "Operation not supported" in said and job.mode != "auto":
-        raise ModeRefused(job.dev, job.mode, said.splitlines()[-1])
+    refusals = [line for line in said.splitlines() if any(word in line for word in _REFUSED)]
+    if refusals and job.mode != "auto":
+        raise ModeRefused(job.dev, job.mode, refusals[0])
     raise DidNotAttach(job.dev, code, said)

@@ -44,7 +44,7 @@ _CARD_UP = (
     f"/sbin/ip link set dev {DEV} arp off up",
     f"/sbin/ip route add default dev {DEV}",
 )
-_LOAD = f"for module in {initramfs.MODULES}/*.ko; do insmod $module || exit; done"
+_LOAD = f"for module in {initramfs.MODULES}/*; do insmod $module || exit; done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Parcel:
     image: Path
     initramfs: Path
     card: bool  # whether it has a network card
+    drivers: bool  # whether that needs modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Vm(Testbed):
         packed = initramfs.pack(self.build.program, self.build.objects, drivers, shell)
         archive = self.directory / "initramfs.cpio"
         write_whole(archive, packed)
-        return Parcel(self.kernel.image, archive, self._has_card)
+        return Parcel(self.kernel.image, archive, self._has_card, bool(drivers))
 
     @contextlib.contextmanager
     def open(self, shell: Shell, *, packets: bool) -> Iterator[GuestBench]:
@@ -137,7 +138,7 @@ def opened(
         stack.callback(_remove, directory, qemu.OUTPUT, qemu.ERRORS)
         guest = _boot(parcel, directory, workspace, shell, tell, stack)
         guest.tell("/sbin/ip link set dev lo up")
-        for command in (_LOAD, *_CARD_UP) if cable else ():
+        for command in [_LOAD] * parcel.drivers + [*_CARD_UP] * parcel.card:
             guest.tell(command)
         bench = GuestBench(guest, cable)
         deeds: Deeds = {"ping": lambda *what: asdict(bench.ping(*what)), "stop": guest.stop}
