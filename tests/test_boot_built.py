@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 from conftest import (
     FAKE,
+    PATIENCE,
     Invoke,
     assert_refused,
     copied,
     make_fake_tree,
+    path_without,
     processes_in,
     snapshot,
     wait_until,
@@ -100,9 +102,9 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def make_kernel(invoke: Invoke, tree: Path, *arguments: str | Path) -> Kernel:
+def make_kernel(invoke: Invoke, tree: Path, timeout: float = PATIENCE) -> Kernel:
     """Build a kernel from the tree."""
-    outcome = invoke("kernel", "--tree", tree, *arguments)
+    outcome = invoke("kernel", "--tree", tree, timeout=timeout)
     assert outcome.code == 0, outcome.err
     kernel = built.of(Tree.at(tree).key, Workspace(invoke.workspace))
     assert kernel
@@ -218,7 +220,32 @@ def test_all_that_the_machine_needs_is_asked_for() -> None:
     asked = built.options(built.FRAGMENT)
     assert built.NEEDED.keys() <= asked.keys()
     assert built.SINCE.keys() <= asked.keys()
-    assert set(built.OF_PAHOLE) <= asked.keys()
+    assert set(built.OF_BTF) <= asked.keys()
+
+
+@pytest.mark.parametrize(
+    ("pahole", "kinds", "why"),
+    [
+        (False, "BTF_KIND_ENUM64 = 19", "pahole, which makes it, is not installed"),
+        (True, "BTF_KIND_FLOAT = 16", "the kernel could not read what today's pahole writes"),
+        (True, "BTF_KIND_ENUM64 = 19", None),
+    ],
+)
+def test_btf_where_pahole_and_the_kernel_can(
+    invoke: Invoke, tree: Path, tmp_path: Path, *, pahole: bool, kinds: str, why: str | None
+) -> None:
+    (tree / "include/uapi/linux").mkdir(parents=True, exist_ok=True)
+    (tree / "include/uapi/linux/btf.h").write_text(f"enum {{ {kinds} }};\n")
+    path = path_without(tmp_path / "path", "pahole")
+    if pahole:
+        (tmp_path / "path/pahole").symlink_to("/bin/true")
+    outcome = invoke("kernel", "--tree", tree, env={"PATH": path})
+    assert outcome.code == 0, outcome.err
+    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    assert kernel
+    assert kernel.config
+    assert ("CONFIG_DEBUG_INFO_BTF=y" in kernel.config.read_text()) == (why is None)
+    assert facts(kernel)["dropped"].get("CONFIG_DEBUG_INFO_BTF") == why
 
 
 def test_an_option_that_is_dropped_is_named(invoke: Invoke, tree: Path) -> None:
@@ -229,14 +256,11 @@ def test_an_option_that_is_dropped_is_named(invoke: Invoke, tree: Path) -> None:
     assert told == ["without CONFIG_XDP_SOCKETS: the tree has no such option"]
 
 
-@pytest.mark.parametrize("lacking", built.NEEDED)
-def test_a_tree_that_lacks_what_the_machine_needs_is_refused(
-    invoke: Invoke, tree: Path, lacking: str
-) -> None:
-    (tree / "Kconfig").write_text(kconfig(lacking))
+def test_a_tree_that_lacks_what_the_machine_needs_is_refused(invoke: Invoke, tree: Path) -> None:
+    (tree / "Kconfig").write_text(kconfig(*built.NEEDED))
     outcome = invoke("kernel", "--tree", tree)
-    use = built.NEEDED[lacking]
-    assert_refused(outcome, 2, f"lacks {lacking} ({use}): the tree has no such option", "--tree")
+    told = [f"{name} ({use}): the tree has no such" for name, use in built.NEEDED.items()]
+    assert_refused(outcome, 2, *told, "--tree")
     assert not (invoke.workspace / "kernels").exists()
 
 
@@ -398,13 +422,13 @@ def test_a_real_kernel_boots(
 ) -> None:
     with copied(fetched("6.1")) as tree:
         before = sources_of(tree)
-        kernel = make_kernel(invoke, tree)
+        kernel = make_kernel(invoke, tree, timeout=3600)
         assert sources_of(tree) == before
         assert facts(kernel)["dropped"].keys() <= {"CONFIG_DEBUG_INFO_BTF"}
         lines = (tree / "net/core/dev.c").read_text()
         (tree / "net/core/dev.c").unlink()  # it is a link to another tree's
         (tree / "net/core/dev.c").write_text(lines + "\n")
-        kernel = make_kernel(invoke, tree)
+        kernel = make_kernel(invoke, tree, timeout=3600)
         objects = [name for name in compiled(invoke) if name.startswith("net/")]
         assert objects == ["net/core/dev.o"]
     root = tmp_path / "root"

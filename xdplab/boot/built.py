@@ -46,11 +46,13 @@ NEEDED = {
 }
 
 # Where upstream has an option that older trees can't have.
-SINCE = {"CONFIG_PVH": "v5.0", "CONFIG_DEBUG_INFO_BTF": "v5.2"}
+SINCE = {"CONFIG_PVH": "v5.0"}
 
-# pahole makes BTF of DWARF; without it many trees fail when all else is done.
-OF_PAHOLE = ("CONFIG_DEBUG_INFO_DWARF4", "CONFIG_DEBUG_INFO", "CONFIG_DEBUG_INFO_BTF")
-NO_PAHOLE = "pahole, which makes it, is not installed"
+# pahole makes BTF of DWARF; without it many trees fail when all else is done.  Of
+# BTF with a kind of type in it that the kernel doesn't know the kernel says that it
+# is malformed, and loads no program: ENUM64 is the last that pahole writes unasked.
+OF_BTF = ("CONFIG_DEBUG_INFO_DWARF4", "CONFIG_DEBUG_INFO", "CONFIG_DEBUG_INFO_BTF")
+_KINDS, _LAST_KIND = Path("include/uapi/linux/btf.h"), "BTF_KIND_ENUM64"
 
 _SPACE = 600 * 2**20  # for what make makes
 _SPACE_FOR_BTF = 2000 * 2**20  # DWARF is large
@@ -94,7 +96,8 @@ def build(
     the machine.  Gives nothing in a dry run.  Raises NotAConfig, Damaged, what
     patching and kbuild raise, CannotBoot, NoSpace, and Held.
     """
-    asked = _asked(own)
+    no_btf = _why_no_btf(tree)
+    asked = _asked(own, btf=not no_btf)
     damage.require_whole(tree, shell, mend=mend)
     place = workspace.build(tree.key, "vm-kernel")
     started = time.monotonic()
@@ -114,6 +117,7 @@ def build(
         report("configuring")
         got = _configure(place, asked, make, dry=shell.dry)
         dropped = _dropped(place / "source", asked, got)
+        dropped |= {"CONFIG_DEBUG_INFO_BTF": no_btf} if no_btf else {}
         for option, why in dropped.items():
             tell(f"without {option}: {why}")
         _require_bootable(tree, got, dropped)
@@ -136,12 +140,22 @@ def _kept(tree: Tree, workspace: Workspace) -> Path:
 # ---- what is asked for
 
 
-def _asked(own: Path | None) -> dict[str, str]:
+def _asked(own: Path | None, *, btf: bool) -> dict[str, str]:
     """The options of the machine, and those of the user's, which come last."""
     asked = options(FRAGMENT)
-    if not shutil.which("pahole"):
-        asked = {name: value for name, value in asked.items() if name not in OF_PAHOLE}
+    if not btf:
+        asked = {name: value for name, value in asked.items() if name not in OF_BTF}
     return asked | options(own) if own else asked
+
+
+def _why_no_btf(tree: Tree) -> str:
+    """Why BTF isn't asked for; empty if it is."""
+    if not shutil.which("pahole"):
+        return "pahole, which makes it, is not installed"
+    kinds = tree.path / _KINDS
+    if not kinds.is_file() or _LAST_KIND not in kinds.read_text(errors="replace"):
+        return "the kernel could not read what today's pahole writes"
+    return ""
 
 
 def options(path: Path) -> dict[str, str]:
@@ -215,8 +229,7 @@ def _dropped(sources: Path, asked: Mapping[str, str], got: Mapping[str, str]) ->
     """What was asked for and isn't so, and why not."""
     dropped = {name: value for name, value in asked.items() if got.get(name, "n") != value}
     offered = _offered(sources) if dropped else frozenset()
-    reasons = {name: _why(name, got.get(name, "n"), offered) for name in dropped}
-    return reasons if shutil.which("pahole") else reasons | {"CONFIG_DEBUG_INFO_BTF": NO_PAHOLE}
+    return {name: _why(name, got.get(name, "n"), offered) for name in dropped}
 
 
 def _why(option: str, got: str, offered: Set[str]) -> str:
