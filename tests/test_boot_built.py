@@ -241,7 +241,7 @@ def test_btf_where_pahole_and_the_kernel_can(
         (tmp_path / "path/pahole").symlink_to("/bin/true")
     outcome = invoke("kernel", "--tree", tree, env={"PATH": path})
     assert outcome.code == 0, outcome.err
-    kernel = built.of(Tree.at(tree), Workspace(invoke.workspace))
+    kernel = built.of(Tree.at(tree).key, Workspace(invoke.workspace))
     assert kernel
     assert kernel.config
     assert ("CONFIG_DEBUG_INFO_BTF=y" in kernel.config.read_text()) == (why is None)
