@@ -12,6 +12,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from xdplab import build as building
+from xdplab import cluster as clusters
 from xdplab import eras, lifecycle, patching, runner, testbed, view
 from xdplab import kernels as stock
 from xdplab import matrix as matrices
@@ -348,6 +349,7 @@ def survey(
     dev="the guest's interface: eth0 or lo",
     only_failed="only the cells that did not pass in the last matrix of the sample",
     report="put the report there, and not into the workspace",
+    cluster="prove the cells on the Dask cluster whose scheduler is at this address",
 )
 def matrix(
     lab: Lab,
@@ -358,6 +360,7 @@ def matrix(
     dev: str = "eth0",
     only_failed: bool = False,
     report: str | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Prove the sample on a row of kernels, each in a virtual machine, side by side: one table."""
     plan = matrices.Plan.of(
@@ -371,12 +374,13 @@ def matrix(
     if lab.shell.dry:
         matrices.show(plan, lab.workspace, lab.shell)
         return
-    means = matrices.Means.of(lab.workspace, lab.shell, lab.toolchain, lab.view.say)
     places = [lab.workspace.new_matrix(), *([Path(report)] if report is not None else [])]
     taken = reporting.passed_before(plan, lab.workspace) if only_failed else []
-    with lab.view.board(plan, places[-1]) as board:
-        found = matrices.run(plan, means, places[0], taken, board.at)
-        results = board.follow(reporting.recording(found, plan, means.host, places))
+    with clusters.machines(cluster, lab.workspace, lab.shell, lab.view.say) as machines:
+        means = matrices.Means.of(lab.workspace, lab.shell, lab.toolchain, machines, lab.view.say)
+        with lab.view.board(plan, places[-1]) as board:
+            found = matrices.run(plan, means, places[0], taken, board.at)
+            results = board.follow(reporting.recording(found, plan, machines.host, places))
     matrices.require_passed(results)
 
 

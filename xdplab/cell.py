@@ -21,6 +21,7 @@ from xdplab.errors import (
     LabError,
     NoBoot,
     SampleFailed,
+    WorkerLost,
 )
 from xdplab.process import Shell
 from xdplab.runner import Job
@@ -37,6 +38,7 @@ JUDGEMENTS: tuple[tuple[type[Exception], Outcome], ...] = (
     (NoBoot, Outcome.ERROR),
     (GuestHangs, Outcome.ERROR),
     (GuestLost, Outcome.ERROR),
+    (WorkerLost, Outcome.ERROR),
     (CommandFailed, Outcome.ERROR),
     (SampleFailed, Outcome.FAILED),
     (BuildFailed, Outcome.FAILED),
@@ -109,6 +111,7 @@ class Result:
     logs: dict[str, str] = field(default_factory=dict)  # their files, by name
     commands: tuple[str, ...] = ()  # that were run for it
     again: tuple[str, ...] = ()  # the commands that prove it once more
+    workers: tuple[str, ...] = ()  # of a cluster that it was tried on: all but the last were lost
     taken_from: str = ""  # the earlier matrix that found this
 
     @property

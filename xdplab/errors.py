@@ -383,6 +383,17 @@ class NotAConfig(InputError):
         )
 
 
+class NotACluster(InputError):
+    """`--cluster` is no address that a Dask scheduler can have."""
+
+    def __init__(self, given: str, why: str) -> None:
+        super().__init__(
+            f"--cluster can't be {given!r}: {why}",
+            "give the address that the scheduler prints, tcp://HOST:8786; or tls://HOST:8786, with"
+            " certificates (see docs/cluster.md)",
+        )
+
+
 class CannotRevert(InputError):
     """Somebody edited the very lines that are to be taken back."""
 
@@ -620,6 +631,54 @@ class KernelSplat(SampleFailed):
     def __init__(self, reports: Sequence[str], log: Path) -> None:
         more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
         super().__init__(f"the kernel reported: {reports[0]}{more}", f"its whole log: {log}")
+
+
+# ---- clusters
+
+
+class NoDask(CannotRun):
+    """Dask's library is an extra, and isn't installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a cluster needs Dask's library, distributed, which isn't installed",
+            "scripts/bootstrap cluster",
+        )
+
+
+class NoWorkers(CannotRun):
+    """A Dask scheduler that has nobody to do anything."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"the cluster at {address} has no worker",
+            "start one, on each of its machines, in a checkout of this library:"
+            f" .venv/bin/python -m dask worker {address} (see docs/cluster.md)",
+        )
+
+
+class UnfitWorkers(CannotRun):
+    """Workers that can't do what is asked of them: each with the reason."""
+
+    def __init__(self, workers: Iterable[str]) -> None:
+        which = list(workers)
+        super().__init__(
+            f"workers of the cluster can't be used: {'; '.join(which)}",
+            "on their machines: the same checkout as here, scripts/bootstrap vm cluster, and the"
+            " worker started anew (see docs/cluster.md)",
+        )
+
+
+class WorkerLost(CannotRun):
+    """Whoever had a cell is gone, and nobody is left to try it once more."""
+
+    def __init__(self, workers: Iterable[str], said: str) -> None:
+        tried = " and ".join(workers) or "no worker"
+        super().__init__(
+            f"the cluster lost it: {tried} had it, and gave no result",
+            f"Dask says: {said}\nwhat workers print tells more, and so does their machine's log"
+            " (dmesg: out of memory?)",
+        )
 
 
 # ---- the sample

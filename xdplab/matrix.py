@@ -15,18 +15,17 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
 from xdplab import blame, setup, testbed
 from xdplab import build as building
 from xdplab.boot import Kernel, choice, qemu, version_of
-from xdplab.boot.qemu import Engine
 from xdplab.build import Build
-from xdplab.cell import MODES, Cell, Result, Trial, judge, prove
+from xdplab.cell import MODES, Cell, Result, Tell, Trial, judge, prove
 from xdplab.errors import (
     CompilerGaveUp,
     Held,
@@ -122,27 +121,20 @@ class Means:
     shell: Shell
     toolchain: Callable[..., Toolchain]  # see Lab.toolchain
     kernel: Callable[[str, Report], Kernel | None]  # finds or fetches it: see choice.find
-    engine: Engine  # that guests are tried with first
-    tell: Callable[[str], None]
+    machines: Machines
+    tell: Tell
 
     @classmethod
     def of(
         cls, workspace: Workspace, shell: Shell, toolchain: Callable[..., Toolchain],
-        tell: Callable[[str], None],
+        machines: Machines, tell: Tell,
     ) -> Means:  # fmt: skip
-        """Those of this machine; `tell` hears of what was fetched, and of a KVM that fails."""
+        """What is to be had here, to be tried on those machines; `tell` hears what was fetched."""
 
         def kernel(spec: str, report: Report) -> Kernel | None:
             return choice.find(spec, workspace, shell, report, tell)
 
-        engines = qemu.engines(workspace, shell, tell)
-        return cls(workspace, shell, toolchain, kernel, engines[0], tell)
-
-    @property
-    def host(self) -> dict[str, str]:
-        """What the machines run on, by name; raises what qemu.require raises."""
-        version = qemu.require(Shell())
-        return {"Linux": platform.release(), "QEMU": f"{version}, {self.engine.name}"}
+        return cls(workspace, shell, toolchain, kernel, machines, tell)
 
 
 def tree_for(version: KernelVersion | None, workspace: Workspace) -> Tree:
@@ -315,15 +307,17 @@ class Once(Generic[_Given, _Got]):
     def __init__(self, function: Callable[_Given, _Got]) -> None:
         self._function = function
         self._got: dict[object, _Got | Exception] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Got:
         """What it gave, or raises the LabError or OSError that it raised."""
-        if args not in self._got:
-            try:
-                self._got[args] = self._function(*args, **kwargs)
-            except (LabError, OSError) as error:
-                self._got[args] = error
-        got = self._got[args]
+        with self._lock:
+            if args not in self._got:
+                try:
+                    self._got[args] = self._function(*args, **kwargs)
+                except (LabError, OSError) as error:
+                    self._got[args] = error
+            got = self._got[args]
         if isinstance(got, Exception):
             raise got
         return got
@@ -360,21 +354,17 @@ def available_memory(meminfo: str) -> int:
 
 
 def _tried(ready: Sequence[Trial], directory: Path, means: Means, at: At) -> Generator[Result]:
-    """Prove cells in threads, as many at once as there is room for."""
-    leash = Leash()
-    shell = replace(means.shell, hold=leash.hold)
+    """Prove cells in threads, as many at once as the machines take."""
     tell = Once(means.tell)  # they all have the same to tell
-    free = available_memory(Path("/proc/meminfo").read_text())
-    count = places(len(os.sched_getaffinity(0)), free, qemu.MEMORY)
-    with ThreadPoolExecutor(count) as pool:
+    with ThreadPoolExecutor(means.machines.places) as pool:
         futures = {
             pool.submit(
-                prove, trial, directory / _directory_name(number, trial.cell), means.workspace,
-                shell, tell, partial(at, trial.cell),
+                means.machines.prove, trial, directory / _directory_name(number, trial.cell),
+                tell, partial(at, trial.cell),
             ): trial.cell
             for number, trial in enumerate(ready, start=1)
         }  # fmt: skip
-        yield from gathered(futures, leash.cut)
+        yield from gathered(futures, means.machines.stop)
 
 
 def _directory_name(number: int, cell: Cell) -> str:
@@ -431,6 +421,65 @@ class Leash:
             held = list(self._held)
         for running in held:
             running.end()
+
+
+class Machines(Protocol):
+    """What cells are proved on: this machine, or the workers of a cluster."""
+
+    @property
+    def places(self) -> int:
+        """How many cells may be handed over at once."""
+
+    @property
+    def host(self) -> dict[str, str]:
+        """What guests run on, by name."""
+
+    def prove(self, trial: Trial, directory: Path, tell: Tell, at: Tell) -> Result:
+        """See cell.prove; called by several threads."""
+
+    def stop(self) -> None:
+        """End all that is under way, and all that is yet to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThisMachine(Machines):
+    """Guests run here, as many side by side as there is room for."""
+
+    workspace: Workspace
+    shell: Shell
+    leash: Leash = field(default_factory=Leash)
+
+    @property
+    def places(self) -> int:
+        """As many as cores and memory allow."""
+        return places_here()
+
+    @property
+    def host(self) -> dict[str, str]:
+        """This machine's kernel, and how QEMU runs guests; raises what qemu.require raises."""
+        return host_here(self.workspace, self.shell)
+
+    def prove(self, trial: Trial, directory: Path, tell: Tell, at: Tell) -> Result:
+        """Prove it right here."""
+        shell = replace(self.shell, hold=self.leash.hold)
+        return prove(trial, directory, self.workspace, shell, tell, at)
+
+    def stop(self) -> None:
+        """End all QEMUs."""
+        self.leash.cut()
+
+
+def places_here() -> int:
+    """How many guests this machine has room for."""
+    free = available_memory(Path("/proc/meminfo").read_text())
+    return places(len(os.sched_getaffinity(0)), free, qemu.MEMORY)
+
+
+def host_here(workspace: Workspace, shell: Shell) -> dict[str, str]:
+    """What guests run on here, by name; raises what qemu.require raises."""
+    version = qemu.require(Shell())
+    engine = qemu.engines(workspace, shell, lambda _: None)[0]
+    return {"Linux": platform.release(), "QEMU": f"{version}, {engine.name}"}
 
 
 # ---- what it comes to

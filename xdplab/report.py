@@ -124,7 +124,7 @@ def _result(row: dict[str, Any]) -> Result:
         "cell": Cell(row["kernel"], row["compiler"], row["mode"]),
         "outcome": Outcome(row["outcome"]),
         "checks": tuple(Check(**check) for check in row["checks"]),
-        **{name: tuple(row[name]) for name in ("said", "commands", "again")},
+        **{name: tuple(row[name]) for name in ("said", "commands", "again", "workers")},
     }
     return Result(**{name: fields[name] for name in Result.__dataclass_fields__})
 
