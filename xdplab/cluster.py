@@ -37,7 +37,7 @@ from xdplab.workspace import Workspace
 if TYPE_CHECKING:  # it imports Dask's library
     from xdplab import worker
 
-_PATIENCE = 5.0  # seconds for the scheduler to answer, and for a first worker to come
+_PATIENCE = 3.0  # seconds for the scheduler to answer, and for a first worker to come
 
 
 @contextlib.contextmanager
@@ -229,7 +229,7 @@ class Cluster(Machines):
 def _why_unfit(about: Mapping[str, str] | Exception, ours: Mapping[str, str]) -> str:
     """Why a worker can't do what is asked of it; empty if it can."""
     if isinstance(about, Exception):
-        return f"it can't use this library ({type(about).__name__}: {about})"
+        return f"it can't use this library: {about}"
     other = [f"{name} {about.get(name)}, not {own}" for name, own in ours.items()
              if about.get(name) != own]  # fmt: skip
     return f"it has {', '.join(other)}" if other else about.get("fault", "")
