@@ -341,33 +341,26 @@ def test_no_cell_stops_another_whatever_it_raises() -> None:
 
 
 def test_interrupted_it_gives_what_has_finished_and_ends_the_rest() -> None:
-    stopped, known = threading.Event(), threading.Event()
-    futures: dict[Future[Result], Cell] = {}
+    stopped = threading.Event()
 
     def until_stopped() -> Result:
-        known.wait()
-        wait([future for future, cell in futures.items() if cell in (B, C)])
-        # Ctrl-C, while the main thread waits for results
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         stopped.wait()
         return Result(A, Outcome.ERROR)
-
-    def until_ended() -> Result:
-        stopped.wait()
-        return Result(D, Outcome.ERROR)
 
     deeds: dict[Cell, Callable[[], Result]] = {
         A: until_stopped,
         B: partial(Result, B, Outcome.PASSED),
         C: partial(Result, C, Outcome.PASSED),
-        D: until_ended,
+        D: until_stopped,
     }
-    given: list[Result] = []
     with ThreadPoolExecutor(2) as pool:
-        futures |= submitted(pool, deeds)
-        known.set()
+        futures = submitted(pool, deeds)
+        wait([future for future, cell in futures.items() if cell in (B, C)])
+        results = gathered(futures, stopped.set)
+        given = [next(results), results.throw(KeyboardInterrupt())]
+        assert not stopped.is_set()
         with pytest.raises(KeyboardInterrupt):
-            given.extend(gathered(futures, stopped.set))
+            next(results)
     assert {result.cell for result in given} == {B, C}
 
 
