@@ -297,7 +297,7 @@ def test_colours_have_contrast(report: Report) -> None:
 @settings(deadline=None, max_examples=50)  # the first loads the template
 @given(st.text(min_size=1), st.text(), st.text())
 def test_whatever_is_said_stays_text(kernel: str, said: str, claim: str) -> None:
-    nasty = Plan(f"x{said}", (kernel,), ("",), ("generic",), "192.0.2.7", claim)
+    nasty = Plan(f"x{said}", said, (kernel,), ("",), ("generic",), "192.0.2.7", claim)
     (cell,) = nasty.cells
     one = replace(
         result(cell, Outcome.FAILED), reason=said, said=(said, claim), release=claim,

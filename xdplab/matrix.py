@@ -69,6 +69,7 @@ class Plan:
     """What a matrix is asked to prove."""
 
     sample: str  # as --sample has it
+    name: str  # of the sample
     kernels: tuple[str, ...]
     compilers: tuple[str, ...]  # one that is empty is the machine's own
     modes: tuple[str, ...]
@@ -80,7 +81,10 @@ class Plan:
         cls, sample: str, kernels: Iterable[str], compilers: Iterable[str], modes: Iterable[str],
         ip: str, dev: str,
     ) -> Plan:  # fmt: skip
-        """The plan that options ask for, each thing once; raises NotAChoice, NotAnAddress."""
+        """The plan that options ask for, each thing once.
+
+        Raises NotAChoice, NotAnAddress and NotASample.
+        """
         rows, columns, ways = (tuple(dict.fromkeys(each)) for each in (kernels, compilers, modes))
         for mode in ways or ("",):
             if mode not in MODES:
@@ -88,7 +92,8 @@ class Plan:
         if not rows:
             raise NotAChoice("--kernels", "", ["versions, with commas between"])
         Job(ip, dev)  # raises what speaks against these two
-        return cls(sample, rows, columns or ("",), ways, ip, dev)
+        name = Sample.find(sample).name
+        return cls(sample, name, rows, columns or ("",), ways, ip, dev)
 
     @property
     def cells(self) -> list[Cell]:
@@ -185,8 +190,8 @@ def run(
 
     Kernels are found and pairs built one after the other, then cells are tried side
     by side.  Interrupted, it ends all machines, gives what had finished, and
-    raises KeyboardInterrupt.  Raises NotAVersion, NotAnImage, NotACompiler, NotASample
-    and NoTree before anything is built.
+    raises KeyboardInterrupt.  Raises NotAVersion, NotAnImage, NotACompiler and NoTree
+    before anything is built.
     """
     done = {result.cell for result in taken}
     cells = [cell for cell in plan.cells if cell not in done]

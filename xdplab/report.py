@@ -111,7 +111,7 @@ def of_json(read: dict[str, Any]) -> Report:
     """The report that an object holds."""
     kernels, compilers, modes = (tuple(read[axis]) for axis in ("kernels", "compilers", "modes"))
     return Report(
-        Plan(read["sample"], kernels, compilers, modes, read["ip"], read["dev"]),
+        Plan(read["sample"], read["name"], kernels, compilers, modes, read["ip"], read["dev"]),
         read["started"],
         read["seconds"],
         read["host"],
@@ -144,9 +144,9 @@ def passed_before(plan: Plan, workspace: Workspace) -> list[Result]:
 
 def to_junit(report: Report) -> str:
     """The report as XML that CI systems read: a suite for each kernel, a case for each cell."""
-    xml = JUnitXml(printable(f"{report.plan.sample} on {len(report.plan.kernels)} kernels"))
+    xml = JUnitXml(printable(f"{report.plan.name} on {len(report.plan.kernels)} kernels"))
     for kernel in report.plan.kernels:
-        suite = TestSuite(printable(f"{report.plan.sample} on {kernel}"))
+        suite = TestSuite(printable(f"{report.plan.name} on {kernel}"))
         suite.timestamp = time.strftime("%FT%T", time.gmtime(report.started))
         for result in report.results:
             if result.cell.kernel == kernel:
@@ -162,7 +162,7 @@ _ELEMENTS = {Outcome.FAILED: Failure, Outcome.ERROR: Error, Outcome.SKIPPED: Ski
 
 def _case(plan: Plan, result: Result) -> TestCase:
     name = ", ".join(filter(None, (result.cell.mode, result.cell.compiler)))
-    case = TestCase(printable(name), printable(f"{plan.sample}.{result.cell.kernel}"), result.spent)
+    case = TestCase(printable(name), printable(f"{plan.name}.{result.cell.kernel}"), result.spent)
     kind = _ELEMENTS.get(result.outcome)
     if kind:
         element = kind(printable(result.reason), str(result.outcome))

@@ -357,7 +357,7 @@ class Board:
     def table(self) -> Table:
         """The table as it is now."""
         heads, *rows = self.rows()
-        table = Table(*heads, title=self._plan.sample)
+        table = Table(*heads, title=self._plan.name)
         styles = {mark.strip(): style for mark, style in _MARKS.values()}
         for row in rows:
             table.add_row(
