@@ -220,9 +220,15 @@ def test_each_file_is_sent_once_and_goes_with_the_matrix(lab: Invoke, cluster: C
     from distributed import Client
 
     with Client(cluster.address, set_as_default=False) as client:
-        events = [event for _, event in client.get_events("all")]
+        sent = client.run_on_scheduler(
+            lambda dask_scheduler: [
+                event["count"]
+                for _, event in dask_scheduler.get_events("all")
+                if event.get("action") == "scatter"
+            ]
+        )
         # two cells of one build on one kernel: its image, and the guest's file system
-        assert sum(e["count"] for e in events if e.get("action") == "scatter") == 2
+        assert sent == [1, 1]
         assert client.has_what()[worker.address] == ()
     cluster.require_idle()
 

@@ -37,6 +37,7 @@ from xdplab.workspace import Workspace
 if TYPE_CHECKING:  # it imports Dask's library
     from xdplab import worker
 
+_TRIES = 3  # of a cell whose files were lost with a worker; Dask counts the others
 _PATIENCE = 3.0  # seconds for the scheduler to answer, and for a first worker to come
 
 
@@ -120,7 +121,7 @@ class Cluster(Machines):
         self._client = client
         self._host = host
         self._crew = f"xdplab-{uuid.uuid4().hex[:12]}"
-        self._files: dict[str, Any] = {}  # Dask's futures, by what is in them
+        self._files: dict[str, Any] = {}  # Dask's futures, by the SHA-256 of what they hold
         self._sent: dict[str, _Sent] = {}
         self._is_stopped = False
         self._shipping = threading.Lock()
@@ -155,9 +156,10 @@ class Cluster(Machines):
         return self._host
 
     def prove(self, trial: Trial, directory: Path, tell: Tell, at: Tell) -> Result:
-        """Have a worker prove it; if that is lost, Dask gives it to another.
+        """Have a worker prove it, and another if that is lost.
 
-        The files come into `directory`.  Raises WorkerLost when Dask gives up.
+        The files come into `directory`.  Raises WorkerLost when it was tried often
+        enough, or nobody is left to try it.
         """
         import distributed
 
@@ -166,20 +168,38 @@ class Cluster(Machines):
         sent = _Sent(trial, tell, at)
         order = worker.Order(trial, directory, self._crew)
         try:
-            at("sending")
-            files = [self._ship(path) for path in (trial.parcel.image, trial.parcel.initramfs)]
-            at("waiting")
-            delivery: worker.Delivery = self._submit(sent, order, *files).result()
+            delivery = self._delivered(sent, order)
         except (CancelledError, distributed.KilledWorker, OSError) as error:
             raise WorkerLost(sent.workers, str(_root(error)) or type(error).__name__) from error
         for name, text in delivery.files.items():
             write_whole(directory / name, text.encode())
         return replace(delivery.result, workers=tuple(sent.workers))
 
-    def _submit(self, sent: _Sent, order: worker.Order, *files: Any) -> Any:
+    def _delivered(self, sent: _Sent, order: worker.Order) -> worker.Delivery:
+        """What came of it.
+
+        As long as anybody has its files, Dask itself gives it to another worker.
+        """
+        delivery: worker.Delivery
+        for number in range(1, _TRIES):
+            try:
+                delivery = self._submit(sent, order, number).result()
+            except CancelledError:
+                self._require_wanted()
+                self._client.wait_for_workers(1, timeout=_PATIENCE)
+            else:
+                return delivery
+        delivery = self._submit(sent, order, _TRIES).result()
+        return delivery
+
+    def _submit(self, sent: _Sent, order: worker.Order, number: int) -> Any:
         from xdplab import worker
 
-        key = f"{self._crew}-{order.directory.name}"
+        sent.at("sending")
+        parcel = sent.trial.parcel
+        files = [self._ship(path) for path in (parcel.image, parcel.initramfs)]
+        sent.at("waiting")
+        key = f"{self._crew}-{order.directory.name}-{number}"
         with self._submitting:
             self._require_wanted()
             self._sent[key] = sent
@@ -189,14 +209,14 @@ class Cluster(Machines):
         return sent.future
 
     def _ship(self, path: Path) -> Any:
-        """Give all workers what is in a file, unless they have it."""
+        """Give the cluster what is in a file, unless it has that."""
         with self._shipping:  # one after the other: a kernel is large
             self._require_wanted()
             content = path.read_bytes()
-            key = f"xdplab-{hashlib.sha256(content).hexdigest()}"
-            if key not in self._files:
-                self._files |= self._client.scatter({key: content}, broadcast=True)
-            return self._files[key]
+            digest = hashlib.sha256(content).hexdigest()
+            if digest not in self._files or self._files[digest].cancelled():  # lost with a worker
+                (self._files[digest],) = self._client.scatter([content], hash=False)
+            return self._files[digest]
 
     def _require_wanted(self) -> None:
         if self._is_stopped:
