@@ -19,8 +19,10 @@ VALUES: dict[str, Any] = {
     "object": "given",
     "int": 7,
     "int | None": 2**30,
+    "float": 7.0,
     "Path": Path("/a/file"),
     "Iterable[str]": ["first", "second"],
+    "Sequence[str]": ["first", "second"],
     "Iterable[tuple[str, Iterable[str]]]": [("field", ["first", "second"])],
 }
 CODES = {SampleFailed: 1, InputError: 2, BuildFailed: 3, CannotRun: 69}
