@@ -87,6 +87,17 @@ def test_rich_is_the_views_alone() -> None:
     assert [name for name in MODULES if "rich" in top_level(name)] == ["xdplab.view"]
 
 
+def test_dask_is_an_extra_that_two_modules_know() -> None:
+    assert [name for name in MODULES if "distributed" in top_level(name)] == [
+        "xdplab.cluster",
+        "xdplab.worker",
+    ]
+    # and what a command imports before it is asked for a cluster does without it
+    eager = {name for name, tree in MODULES.items() if "xdplab.worker" in at_module_level(tree)}
+    assert eager == set()
+    assert "distributed" not in set(at_module_level(MODULES["xdplab.cluster"]))
+
+
 def test_only_one_module_starts_processes() -> None:
     assert [name for name in MODULES if "subprocess" in top_level(name)] == ["xdplab.process"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-GROUPS = {"build", "run", "vm", "dev"}
+GROUPS = {"build", "run", "vm", "dev", "cluster"}
+LOCKS = ("requirements.lock", "requirements-cluster.lock")
 MANAGERS = ("apt", "dnf", "pacman", "zypper")
 BASH_SCRIPTS = sorted(
     script for script in SCRIPTS.iterdir() if script.read_text().startswith("#!/usr/bin/env bash\n")
@@ -52,11 +53,12 @@ def rows() -> list[list[str]]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with nothing to install but an empty requirements.lock."""
+    """A checkout with nothing to install but empty locks."""
     checkout = tmp_path / "a check out"
     shutil.copytree(SCRIPTS, checkout / "scripts")
     (checkout / "scripts/packages").write_text("")
-    (checkout / "requirements.lock").write_text("")
+    for lock in LOCKS:
+        (checkout / lock).write_text("")
     return checkout
 
 
@@ -129,6 +131,27 @@ def test_second_run_leaves_the_venv_alone(checkout: Path) -> None:
     assert bootstrap(checkout, "--check").returncode == 0
     moved = checkout.rename(checkout.with_name("moved"))
     assert bootstrap(moved, "--check").returncode == 1
+
+
+def test_dasks_library_is_installed_when_it_is_wanted_and_stays(checkout: Path) -> None:
+    plain, cluster = LOCKS
+    assert f"making .venv from {plain}\n" in bootstrap(checkout).stdout
+    assert f"from this {cluster}" in bootstrap(checkout, "--check", "cluster").stdout
+    assert f"making .venv from {cluster}\n" in bootstrap(checkout, "cluster").stdout
+    for groups in ((), ("build",), ("cluster",)):
+        assert "making" not in bootstrap(checkout, *groups).stdout
+    (checkout / cluster).write_text("# changed\n")
+    assert f"making .venv from {cluster}\n" in bootstrap(checkout, "build").stdout
+
+
+def test_the_locks_agree() -> None:
+    plain, cluster = (
+        set(re.findall(r"^[\w.-]+==\S+", (SCRIPTS.parent / lock).read_text(), re.MULTILINE))
+        for lock in LOCKS
+    )
+    assert plain < cluster
+    assert {pin.partition("==")[0] for pin in cluster - plain} >= {"dask", "distributed"}
+    assert not {pin.partition("==")[0] for pin in plain} & {"dask", "distributed"}
 
 
 def test_broken_venv_is_made_anew(checkout: Path) -> None:

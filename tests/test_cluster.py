@@ -234,38 +234,34 @@ def test_each_file_is_sent_once_and_goes_with_the_matrix(lab: Invoke, cluster: C
 
 
 @pytest.mark.tree
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_guests_end_with_the_client(
-    lab: Invoke, cluster: Cluster, number: signal.Signals
-) -> None:
+def test_the_guests_end_with_the_client(lab: Invoke, cluster: Cluster) -> None:
     for _ in range(2):
         cluster.start()
     cluster.complete()
-    with matrix(lab, cluster) as background:
-        cluster.at_work()
-        background.process.send_signal(number)
-        outcome = background.wait()
-    assert outcome.code == {signal.SIGINT: 130, signal.SIGKILL: -9}[number], outcome.err
-    assert "Traceback" not in outcome.err
-    cluster.require_idle()
+    for number, code in {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}.items():
+        with matrix(lab, cluster) as background:
+            cluster.at_work()
+            background.process.send_signal(number)
+            outcome = background.wait()
+        assert outcome.code == code, outcome.err
+        assert "Traceback" not in outcome.err
+        cluster.require_idle()
 
 
 @pytest.mark.tree
-@pytest.mark.parametrize("lost", ["workers", "scheduler"])
-def test_a_cluster_that_is_gone_is_no_fault_of_the_samples(
-    lab: Invoke, cluster: Cluster, lost: str
-) -> None:
-    worker = cluster.start()
-    cluster.complete()
-    with matrix(lab, cluster, "--modes=native") as background:
-        cluster.at_work()
-        (worker.process if lost == "workers" else cluster.scheduler).kill()
-        outcome = background.wait()
-    assert_refused(outcome, 69, "1 could not be tried")
-    (cell,) = last(lab)["cells"]
-    assert cell["outcome"] == "error"
-    assert cell["reason"] == WorkerLost([worker.address], "").message
-    cluster.require_idle()
+def test_a_cluster_that_is_gone_is_no_fault_of_the_samples(lab: Invoke, cluster: Cluster) -> None:
+    for victim in ("worker", "scheduler"):
+        worker = cluster.start()
+        cluster.complete()
+        with matrix(lab, cluster, "--modes=native") as background:
+            cluster.at_work()
+            (worker.process if victim == "worker" else cluster.scheduler).kill()
+            outcome = background.wait()
+        assert_refused(outcome, 69, "1 could not be tried")
+        (cell,) = last(lab)["cells"]
+        assert cell["outcome"] == "error"
+        assert cell["reason"] == WorkerLost([worker.address], "").message
+        cluster.require_idle()
 
 
 # ---- clusters that can't be used

@@ -37,6 +37,7 @@ from xdplab.workspace import Workspace
 if TYPE_CHECKING:  # it imports Dask's library
     from xdplab import worker
 
+_RETURN = 10.0  # seconds for a worker's nanny to start it anew
 _TRIES = 3  # of a cell whose files were lost with a worker; Dask counts the others
 _PATIENCE = 3.0  # seconds for the scheduler to answer, and for a first worker to come
 
@@ -186,7 +187,7 @@ class Cluster(Machines):
                 delivery = self._submit(sent, order, number).result()
             except CancelledError:
                 self._require_wanted()
-                self._client.wait_for_workers(1, timeout=_PATIENCE)
+                self._client.wait_for_workers(1, timeout=_RETURN)
             else:
                 return delivery
         delivery = self._submit(sent, order, _TRIES).result()
