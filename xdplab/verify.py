@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,7 +70,7 @@ def verify(
             f"{COUNT} packets from another address, {other}, are answered",
             passed.answered == passed.delivered == COUNT, _words(passed),
         )  # fmt: skip
-        total = _settled_total(run, watch)
+        total = _settled_total(run, job.interval, watch)
         yield Check(f"the counters' total is {COUNT}", total == COUNT, f"it is {total}")
     left = [one.program for one in bench.attached(job.dev)]
     yield Check(
@@ -88,19 +89,22 @@ def _seen_on_link(job: Job, bench: Bench, run: Run) -> Check:
     return Check(f"the kernel shows it on {job.dev}", held, found or "no program of that id")
 
 
-def _settled_total(run: Run, watch: Callable[[Reading], None]) -> int:
+def _settled_total(run: Run, interval: float, watch: Callable[[Reading], None]) -> int:
     """The total once all packets are counted: two readings after the right one, or at the end.
 
-    More than the right number would show in those two.
+    More than the right number would show in those two.  Readings that were made
+    while packets were still sent wait to be read: they come at once, and don't count.
     """
     total, rounds_after = 0, 0
+    last_sent = time.monotonic()
     try:
         for item in run.output(_SETTLE):
             if not isinstance(item, Reading):
                 continue
             watch(item)
             total = item.total
-            rounds_after += total >= COUNT
+            is_new = time.monotonic() > last_sent + interval
+            rounds_after += is_new and total >= COUNT
             if rounds_after > 2:
                 break
     except TimeoutError:
