@@ -79,7 +79,7 @@ def _require_scheduler(address: str) -> None:
 
     async def ask() -> Any:
         means = Security().get_connection_args("client")  # certificates, of Dask's configuration
-        async with rpc(address, connection_args=means, timeout=_PATIENCE) as there:
+        async with rpc(address, connection_args=means, timeout=_PATIENCE - 1) as there:
             return await there.identity()
 
     try:
