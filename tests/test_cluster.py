@@ -31,7 +31,7 @@ from conftest import (
 )
 
 from xdplab.boot import Kernel
-from xdplab.boot.qemu import QEMU
+from xdplab.boot.qemu import KERNEL_LOG, QEMU
 from xdplab.errors import WorkerLost
 from xdplab.report import JSON
 from xdplab.workspace import Workspace
@@ -65,7 +65,12 @@ class Worker:
 
     def scratch(self) -> list[Path]:
         """The directories of the cells that it has under way."""
-        return [*self.directory.rglob("cell-*")]
+        return [*self.directory.glob("dask-scratch-space/worker-*/cell-*")]
+
+    def boots(self) -> bool:
+        """Whether a kernel has said something: long after the client heard that it boots."""
+        logs = [cell / "cell" / KERNEL_LOG for cell in self.scratch()]
+        return any(log.exists() and log.stat().st_size for log in logs)
 
 
 @dataclass
@@ -95,9 +100,9 @@ class Cluster:
         wait_until(lambda: all("Registered to" in one.log.read_text() for one in self.workers))
 
     def at_work(self) -> list[Worker]:
-        """The workers that have a guest, once there is one."""
-        wait_until(lambda: any(worker.guests() for worker in self.workers))
-        return [worker for worker in self.workers if worker.guests()]
+        """The workers that have a guest, once one of them boots."""
+        wait_until(lambda: any(worker.boots() for worker in self.workers))
+        return [worker for worker in self.workers if worker.boots()]
 
     def require_idle(self) -> None:
         """Nothing is left of any cell, in time."""
