@@ -39,6 +39,7 @@ from xdplab.workspace import Workspace
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 KERNEL = "6.1-cloud"
+ADDRESS = r"Scheduler at: +(\S+)\n"
 LOGS = {"commands.log", "kernel.log", "output.log"}
 
 
@@ -99,16 +100,19 @@ class Cluster:
         """Wait until the scheduler knows all workers."""
         wait_until(lambda: all("Registered to" in one.log.read_text() for one in self.workers))
 
+    def alive(self) -> list[Worker]:
+        """The workers that were not killed."""
+        return [worker for worker in self.workers if worker.process.poll() is None]
+
     def at_work(self) -> list[Worker]:
         """The workers that have a guest, once one of them boots."""
-        wait_until(lambda: any(worker.boots() for worker in self.workers))
-        return [worker for worker in self.workers if worker.boots()]
+        wait_until(lambda: any(worker.boots() for worker in self.alive()))
+        return [worker for worker in self.alive() if worker.boots()]
 
     def require_idle(self) -> None:
         """Nothing is left of any cell, in time."""
         wait_until(lambda: not any(worker.guests() for worker in self.workers))
-        alive = [worker for worker in self.workers if worker.process.poll() is None]
-        wait_until(lambda: not any(worker.scratch() for worker in alive))
+        wait_until(lambda: not any(worker.scratch() for worker in self.alive()))
 
 
 def dask(*arguments: str, log: Path, cwd: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -126,15 +130,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A cluster without workers."""
     directory = tmp_path / "cluster"
     directory.mkdir()
-    known = directory / "scheduler.json"
+    log = directory / "scheduler.log"
     scheduler = dask(
         *("scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard"),
-        f"--scheduler-file={known}", log=directory / "scheduler.log", cwd=PROJECT, env={},
+        log=log, cwd=PROJECT, env={},
     )  # fmt: skip
     cluster = Cluster(directory, scheduler, "")
     try:
-        wait_until(known.exists)
-        cluster.address = json.loads(known.read_text())["address"]
+        wait_until(lambda: re.search(ADDRESS, log.read_text()))
+        cluster.address = re.findall(ADDRESS, log.read_text())[0]
         yield cluster
     finally:
         for process in [*(worker.process for worker in cluster.workers), scheduler]:
