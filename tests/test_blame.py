@@ -61,7 +61,7 @@ BLAMED = [
         "make[2]: *** No rule to make target 'scripts/mod/file2alias.c', needed by"
         " 'scripts/mod/file2alias.o'.  Stop.",
         "the tree has nothing to make scripts/mod/file2alias.c of, for scripts/mod/file2alias.o",
-        "copy scripts/mod/file2alias.c",
+        "copy it, or what it is made of",
     ),
     (
         """\

@@ -31,6 +31,7 @@ from conftest import (
 
 from xdplab.boot import Kernel, built
 from xdplab.errors import NotAConfig
+from xdplab.process import Line
 from xdplab.tree import Tree
 from xdplab.workspace import Workspace
 
@@ -454,3 +455,15 @@ def test_a_real_kernel_boots(
     )  # fmt: skip
     assert f"Linux version {kernel.release} " in log.read_text(errors="replace")
     assert said.read_text().splitlines() == ["bpf is there", "eth0 is up", "2"]
+
+
+def test_how_far_it_is_is_told_with_each_hundred_files() -> None:
+    heard: list[Line] = []
+    told: list[str] = []
+    hear = built.counted(heard.append, lambda phase, *_: told.append(phase))
+    lines = [Line("out", f"  {'HOSTCC' if n % 2 else 'CC'}  {n}.o") for n in range(250)]
+    lines += [Line("out", "  LD  vmlinux"), Line("err", "warning: CC ")]
+    for line in lines:
+        hear(line)
+    assert heard == lines
+    assert told == ["compiling: 100 files so far", "compiling: 200 files so far"]

@@ -58,7 +58,9 @@ SYMPTOMS = (
     ),
     Symptom(
         r"""No rule to make target [`'](?P<file>[^']+)', needed by '(?P<by>[^']+)'""",
-        "the tree has nothing to make {file} of, for {by}", _GET_IT,
+        "the tree has nothing to make {file} of, for {by}",
+        "copy it, or what it is made of, from the same release, or get the whole tree anew:"
+        " invoke setup --kernel {tag}",
     ),
     Symptom(
         r"""^\S+:\d+: can't open file "(?P<file>[^"]+)\"""",  # Kconfig's source

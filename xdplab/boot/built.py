@@ -8,6 +8,7 @@ is built beside them: nothing is written into the tree.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import time
@@ -21,7 +22,7 @@ from xdplab.boot import Kernel, Source, config, version_of
 from xdplab.errors import CannotBoot, NotAConfig
 from xdplab.files import locked, require_space, write_whole
 from xdplab.kbuild import OnLine
-from xdplab.process import Finished, Shell
+from xdplab.process import Finished, Line, Shell
 from xdplab.sources import Report
 from xdplab.toolchain import Toolchain
 from xdplab.tree import STATE, Tree
@@ -64,6 +65,7 @@ _VMLINUX, _BZIMAGE = Path("vmlinux"), Path("arch/x86/boot/bzImage")
 # What make calls a tree "not clean" for, and won't build elsewhere from it.
 _IN_TREE = (".config", "include/config", "arch/x86/include/generated")
 
+_COMPILES = re.compile(r"  (?:HOST)?(?:CC|AS) ")  # kbuild's short words for it
 _DEFINED = re.compile(r"^\s*(?:menu)?config\s+(\w+)", re.MULTILINE | re.ASCII)
 _OPTION = re.compile(
     r"(?P<name>CONFIG_\w+)=(?P<value>\S.*)|# (?P<off>CONFIG_\w+) is not set|#.*|", re.ASCII
@@ -112,7 +114,7 @@ def build(
             log.unlink(missing_ok=True)
         make = partial(
             kbuild.make, replace(tree, path=place / "source"), tools=tools, shell=shell,
-            on_line=on_line, log=log,
+            on_line=counted(on_line, report), log=log,
         )  # fmt: skip
         report("configuring")
         got = _configure(place, asked, make, dry=shell.dry)
@@ -131,6 +133,18 @@ def build(
                  "dropped": dropped, "seconds": round(seconds, 3), "log": str(log)}  # fmt: skip
         kernel = _keep(place / "build", image, _kept(tree, workspace), shell, facts)
         return Built(kernel, dropped, seconds, log)
+
+
+def counted(on_line: OnLine, report: Report) -> OnLine:
+    """Hear the lines of make, and report how far it is with each hundred files it compiled."""
+    numbers = itertools.count(1)
+
+    def hear(line: Line) -> None:
+        on_line(line)
+        if _COMPILES.match(line.text) and (number := next(numbers)) % 100 == 0:
+            report(f"compiling: {number} files so far")
+
+    return hear
 
 
 def _kept(tree: Tree, workspace: Workspace) -> Path:
