@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support import gnupg_home
 
 from xdplab.sources import distro
 
@@ -101,13 +102,12 @@ def serve(root: Path) -> Iterator[Mirror]:
         ("127.0.0.1", 0), partial(QuietHandler, directory=str(root))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="gpg-") as home:  # short: there will be sockets in it
-        made = Mirror(root, f"http://127.0.0.1:{server.server_port}", Path(home))
+    with gnupg_home() as home:
+        made = Mirror(root, f"http://127.0.0.1:{server.server_port}", home)
         for key in ("archive", "stranger"):
             gpg(made.home, "--quick-generate-key", key, "ed25519", "sign", "never")
         gpg(made.home, "--output", str(root / "debian-archive-keyring.gpg"), "--export", "archive")
         yield made
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
     server.shutdown()
     server.server_close()
 

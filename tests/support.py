@@ -1,11 +1,13 @@
 """What several test files need: fixture trees, small kernels, and a look at what is on disk."""
 
+import contextlib
 import gzip
 import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,15 @@ def module(name: str, depends: Iterable[str] = (), release: str = RELEASE) -> by
     """A kernel module with nothing in it but what modinfo(8) shows."""
     rows = [f"name={name}", f"depends={','.join(depends)}", f"vermagic={release} SMP mod_unload "]
     return elf([(".modinfo", 0, "\0".join([*rows, ""]).encode())], kind=1)
+
+
+@contextlib.contextmanager
+def gnupg_home() -> Iterator[Path]:
+    """An empty GnuPG home, with a short name: there will be sockets in it."""
+    home = Path(tempfile.mkdtemp(prefix="gpg-"))
+    try:
+        yield home
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+        while home.exists():  # the agent removes its sockets when it ends, in its own time
+            shutil.rmtree(home, ignore_errors=True)

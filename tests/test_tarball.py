@@ -11,7 +11,6 @@ import shutil
 import socketserver
 import subprocess
 import tarfile
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from conftest import (
     path_without,
     wait_until,
 )
+from support import gnupg_home
 
 from xdplab.errors import BadDownload, LabError, MissingTools, NoSpace, NotATarball, Unreachable
 from xdplab.process import Shell
@@ -536,19 +536,11 @@ class Keys:
 
 @pytest.fixture(scope="session")
 def homes() -> Iterator[Callable[[], Keys]]:
-    """Gives empty GnuPG homes; an agent's socket wants a short path."""
+    """Gives empty GnuPG homes."""
     if not shutil.which("gpg"):
         pytest.skip("gpg is not installed")
-    made: list[Path] = []
-
-    def home() -> Keys:
-        made.append(Path(tempfile.mkdtemp(prefix="gpg-")))
-        return Keys(made[-1])
-
-    yield home
-    for directory in made:
-        subprocess.run(["gpgconf", "--homedir", directory, "--kill", "all"], check=True)
-        shutil.rmtree(directory)
+    with contextlib.ExitStack() as stack:
+        yield lambda: Keys(stack.enter_context(gnupg_home()))
 
 
 @pytest.fixture(scope="session")
