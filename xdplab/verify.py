@@ -70,7 +70,7 @@ def verify(
             f"{COUNT} packets from another address, {other}, are answered",
             passed.answered == passed.delivered == COUNT, _words(passed),
         )  # fmt: skip
-        total = _settled_total(run, job.interval, watch)
+        total = settled_total(run, job.interval, watch)
         yield Check(f"the counters' total is {COUNT}", total == COUNT, f"it is {total}")
     left = [one.program for one in bench.attached(job.dev)]
     yield Check(
@@ -89,7 +89,7 @@ def _seen_on_link(job: Job, bench: Bench, run: Run) -> Check:
     return Check(f"the kernel shows it on {job.dev}", held, found or "no program of that id")
 
 
-def _settled_total(run: Run, interval: float, watch: Callable[[Reading], None]) -> int:
+def settled_total(run: Run, interval: float, watch: Callable[[Reading], None]) -> int:
     """The total once all packets are counted: two readings after the right one, or at the end.
 
     More than the right number would show in those two.  Readings that were made
