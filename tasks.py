@@ -12,11 +12,8 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from xdplab import build as building
-from xdplab import cluster as clusters
 from xdplab import eras, lifecycle, patching, runner, testbed, view
 from xdplab import kernels as stock
-from xdplab import matrix as matrices
-from xdplab import report as reporting
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
 from xdplab import verify as proving
@@ -363,6 +360,10 @@ def matrix(
     cluster: str | None = None,
 ) -> None:
     """Prove the sample on a row of kernels, each in a virtual machine, side by side: one table."""
+    from xdplab import cluster as clusters  # here: the other commands start faster without
+    from xdplab import matrix as matrices
+    from xdplab import report as reporting
+
     plan = matrices.Plan.of(
         sample,
         words(lab.kernels if kernels is None else kernels),

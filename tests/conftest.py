@@ -28,6 +28,7 @@ import platformdirs
 import pytest
 
 from xdplab.boot import Kernel, choice
+from xdplab.boot.qemu import QEMU
 from xdplab.damage import EVERY_TREE
 from xdplab.errors import CannotRun
 from xdplab.process import Shell
@@ -465,6 +466,33 @@ def program(lab: Invoke) -> Path:
     """The binary itself."""
     (path,) = lab.workspace.glob("builds/*/xdp_ip_filter/xdp_ip_filter")
     return path
+
+
+@pytest.fixture(scope="session")
+def bootable(kernels: Callable[[str], Kernel]) -> Callable[[str], Kernel]:
+    """Gives a kernel of the distribution's, where there is a QEMU to boot it."""
+    if not shutil.which(QEMU):
+        pytest.skip(f"{QEMU} is not installed")
+    return kernels
+
+
+@pytest.fixture(scope="session")
+def matrix_labs(
+    tmp_path_factory: pytest.TempPathFactory, copies: Callable[[str], Path],
+    bootable: Callable[[str], Kernel], trees_workspace: Path,
+) -> Callable[..., Invoke]:  # fmt: skip
+    """Gives a command line with a tree of 6.1, and kernels to be booted."""
+
+    def lab(*kernels: str) -> Invoke:
+        for spec in kernels:
+            bootable(spec)
+        invoke = Invoke(tmp_path_factory.mktemp("matrix") / "workspace")
+        outcome = invoke("setup", "--tree", copies("6.1"))
+        assert outcome.code == 0, outcome.err
+        Workspace(invoke.workspace).kernels.symlink_to(Workspace(trees_workspace).kernels)
+        return invoke
+
+    return lab
 
 
 # ---- what can run here

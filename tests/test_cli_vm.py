@@ -32,10 +32,8 @@ CHECKS = 6  # of verify, in a network of its own
 
 
 @pytest.fixture(scope="session")
-def kernel(kernels: Callable[[str], Kernel]) -> Kernel:
-    if not shutil.which(qemu.QEMU):
-        pytest.skip(f"{qemu.QEMU} is not installed")
-    return kernels("6.1-cloud")
+def kernel(bootable: Callable[[str], Kernel]) -> Kernel:
+    return bootable("6.1-cloud")
 
 
 @contextlib.contextmanager

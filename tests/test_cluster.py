@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,11 +29,9 @@ from conftest import (
     wait_until,
 )
 
-from xdplab.boot import Kernel
 from xdplab.boot.qemu import KERNEL_LOG, QEMU
 from xdplab.errors import WorkerLost
 from xdplab.report import JSON
-from xdplab.workspace import Workspace
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -151,19 +148,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def lab(
-    tmp_path_factory: pytest.TempPathFactory, copies: Callable[[str], Path],
-    kernels: Callable[[str], Kernel], trees_workspace: Path,
-) -> Invoke:  # fmt: skip
+def lab(matrix_labs: Callable[..., Invoke]) -> Invoke:
     """The command line, with a tree of 6.1 and a kernel of the same series."""
-    if not shutil.which(QEMU):
-        pytest.skip(f"{QEMU} is not installed")
-    kernels(KERNEL)
-    invoke = Invoke(tmp_path_factory.mktemp("cluster") / "workspace")
-    outcome = invoke("setup", "--tree", copies("6.1"))
-    assert outcome.code == 0, outcome.err
-    Workspace(invoke.workspace).kernels.symlink_to(Workspace(trees_workspace).kernels)
-    return invoke
+    return matrix_labs(KERNEL)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ from typing import Any
 import pytest
 from conftest import Invoke, copy_pair, processes_in
 
-from xdplab.boot import Kernel
-from xdplab.boot.qemu import QEMU
 from xdplab.cell import MODES
 from xdplab.report import JSON, JUNIT, PAGE
-from xdplab.workspace import Workspace
 
 pytestmark = pytest.mark.tree
 
@@ -25,20 +21,9 @@ KERNELS, FEW = (f"--kernels={','.join(kernels)}" for kernels in (ROW, ROW[1:3]))
 
 
 @pytest.fixture(scope="module")
-def lab(
-    tmp_path_factory: pytest.TempPathFactory, copies: Callable[[str], Path],
-    kernels: Callable[[str], Kernel], trees_workspace: Path,
-) -> Invoke:  # fmt: skip
+def lab(matrix_labs: Callable[..., Invoke]) -> Invoke:
     """The command line, with a tree of 6.1, and the kernels of the row."""
-    if not shutil.which(QEMU):
-        pytest.skip(f"{QEMU} is not installed")
-    for spec in ROW:
-        kernels(spec)
-    invoke = Invoke(tmp_path_factory.mktemp("matrix") / "workspace")
-    outcome = invoke("setup", "--tree", copies("6.1"))
-    assert outcome.code == 0, outcome.err
-    Workspace(invoke.workspace).kernels.symlink_to(Workspace(trees_workspace).kernels)
-    return invoke
+    return matrix_labs(*ROW)
 
 
 def last(lab: Invoke) -> dict[str, Any]:

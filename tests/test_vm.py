@@ -153,10 +153,8 @@ def test_a_qemu_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.fixture(scope="module")
-def kernel(kernels: Callable[[str], Kernel]) -> Kernel:
-    if not shutil.which(qemu.QEMU):
-        pytest.skip(f"{qemu.QEMU} is not installed")
-    return kernels("6.1-cloud")
+def kernel(bootable: Callable[[str], Kernel]) -> Kernel:
+    return bootable("6.1-cloud")
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +340,7 @@ def test_a_kvm_that_works_only_at_first_sight_is_not_tried_again(
     if not Path("/dev/kvm").exists():
         pytest.skip("there is no /dev/kvm")
     workspace = Workspace(tmp_path / "workspace")
-    qemu.distrust_kvm(workspace, "")  # as a probe that it passed would leave it
+    qemu.judge_kvm(workspace, "")  # as a probe that it passed would leave it
     said: list[str] = []
     vm = a_vm(tmp_path, kernel, workspace, "", "lo")
     for _ in range(2):

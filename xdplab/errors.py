@@ -583,6 +583,10 @@ class NotAllTried(CannotRun):
 # ---- virtual machines
 
 
+def _how_it_ended(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
 class QemuTooOld(CannotRun):
     """A QEMU that can't do what the harness needs."""
 
@@ -605,8 +609,7 @@ class GuestLost(CannotRun):
     """QEMU is gone, and no panic of the guest's is the cause."""
 
     def __init__(self, code: int, said: Iterable[str], last: str) -> None:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        super().__init__(f"QEMU {how} in the midst of it", "\n".join([*said, last]))
+        super().__init__(f"QEMU {_how_it_ended(code)} in the midst of it", "\n".join([*said, last]))
 
 
 class GuestHangs(CannotRun):
@@ -705,8 +708,7 @@ class EndedBadly(SampleFailed):
     """The binary attached, and later ended with an error."""
 
     def __init__(self, code: int, said: str) -> None:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        super().__init__(f"the sample {how}", said.strip() or "it said nothing")
+        super().__init__(f"the sample {_how_it_ended(code)}", said.strip() or "it said nothing")
 
 
 class ClaimsFailed(SampleFailed):

@@ -10,10 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from xdplab import patching, setup
-from xdplab.boot import Kernel, Source, config, kept
+from xdplab.boot import Kernel, Source, config, kept, version_of
 from xdplab.boot.beside import BOOT
 from xdplab.build import Build
-from xdplab.errors import MissingTools, NotAVersion, Unreachable
+from xdplab.errors import MissingTools, Unreachable
 from xdplab.process import Shell
 from xdplab.sources import Report, distro, git
 from xdplab.sources.distro import Offer
@@ -187,11 +187,11 @@ def bootable(
     running = platform.release()
     files = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     found = [
-        ListedKernel(running, _version(running), State.RUNNING, image=files.pop(running, None),
+        ListedKernel(running, version_of(running), State.RUNNING, image=files.pop(running, None),
                bpf=_has_bpf(boot / f"config-{running}", _RUNNING_CONFIG))
     ]  # fmt: skip
     installed = (
-        ListedKernel(release, _version(release), State.INSTALLED, image=image,
+        ListedKernel(release, version_of(release), State.INSTALLED, image=image,
                bpf=_has_bpf(boot / f"config-{release}"))
         for release, image in files.items()
     )  # fmt: skip
@@ -226,13 +226,6 @@ def images(offers: Iterable[Offer]) -> list[ListedKernel]:
 
 def _age(kernel: ListedKernel) -> KernelVersion:
     return kernel.version or KernelVersion(0, 0)
-
-
-def _version(release: str) -> KernelVersion | None:
-    try:
-        return KernelVersion.parse(release)
-    except NotAVersion:
-        return None
 
 
 def _has_bpf(*configs: Path) -> bool | None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -28,23 +28,24 @@ from rich.text import Text
 
 from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
-from xdplab.cell import Cell, Result
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.errors import BuildFailed, LabError
 from xdplab.kernels import Inventory, ListedKernel, ListedTree
 from xdplab.lifecycle import Status
-from xdplab.matrix import Plan
 from xdplab.packets import Pinged
 from xdplab.patching import Change
 from xdplab.process import Line
-from xdplab.report import JSON, JUNIT, PAGE
 from xdplab.runner import Program, Run
 from xdplab.sample import Sample
 from xdplab.sources.distro import Offer
 from xdplab.survey import Proof
 from xdplab.tree import Origin, Tree
 from xdplab.verify import Check, Outcome
+
+if TYPE_CHECKING:  # only a matrix needs them
+    from xdplab.cell import Cell, Result
+    from xdplab.matrix import Plan
 
 # of `run --json` and `kernels --json`, described in docs/readings.md
 READING_SCHEMA = 1
@@ -202,6 +203,8 @@ class View:
 
         At the end, an early one too: the table, why cells did not pass, and where the report is.
         """
+        from xdplab.report import JSON, JUNIT, PAGE
+
         live = self.out.is_terminal and self.err.is_terminal
         board = Board(plan, (lambda _: None) if live else self._result)
         try:

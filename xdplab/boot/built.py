@@ -84,7 +84,7 @@ class Built:
 
 def of(tree_key: str, workspace: Workspace) -> Kernel | None:
     """The kernel that was last built from the tree of that key, if there is one."""
-    return Kernel.load(workspace.kernels / tree_key)
+    return Kernel.load(_kept(tree_key, workspace))
 
 
 def build(
@@ -131,7 +131,7 @@ def build(
         seconds = time.monotonic() - started
         facts = {"tree": str(tree.path), "compiler": tools.gcc, "options": asked,
                  "dropped": dropped, "seconds": round(seconds, 3), "log": str(log)}  # fmt: skip
-        kernel = _keep(place / "build", image, _kept(tree, workspace), shell, facts)
+        kernel = _keep(place / "build", image, _kept(tree.key, workspace), shell, facts)
         return Built(kernel, dropped, seconds, log)
 
 
@@ -147,8 +147,8 @@ def counted(on_line: OnLine, report: Report) -> OnLine:
     return hear
 
 
-def _kept(tree: Tree, workspace: Workspace) -> Path:
-    return workspace.kernels / tree.key
+def _kept(tree_key: str, workspace: Workspace) -> Path:
+    return workspace.kernels / tree_key
 
 
 # ---- what is asked for

@@ -89,7 +89,7 @@ class Guest:
 
         Raises GuestHangs without an answer, GuestPanic, GuestLost.
         """
-        self.shell.echo(f"{command}  # in the guest")
+        self.shell.echo(in_guest(command))
         return self._ask(command)
 
     def _ask(self, command: str) -> Answer:
@@ -114,7 +114,7 @@ class Guest:
         """Run a command that must work, for what it prints; raises CommandFailed too."""
         answer = self.ask(command)
         if answer.code:
-            raise CommandFailed(f"{command}  # in the guest", answer.code, answer.text)
+            raise CommandFailed(in_guest(command), answer.code, answer.text)
         return answer.text
 
     def listen(self, seconds: float) -> None:
@@ -164,7 +164,7 @@ class Guest:
         command = shlex.join(argv)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
-            file.write(f"$ {command}  # in the guest\n")
+            file.write(f"$ {in_guest(command)}\n")
         process = GuestProcess(self, log)
         self.tell(f"start {command}")
         return process
@@ -220,9 +220,11 @@ class GuestProcess:
 
     def _new_lines(self, *, last: bool) -> Iterator[Line]:
         for stream, tail in self._tails.items():
-            for text in tail.lines(last=last):
+            texts = tail.lines(last=last)
+            if texts:
                 with self._log.open("a") as log:
-                    log.write(text + "\n")
+                    log.writelines(f"{text}\n" for text in texts)
+            for text in texts:
                 yield Line(stream, text)
 
     def end_input(self) -> None:
@@ -281,6 +283,11 @@ def booted(
         except (GuestPanic, GuestLost) as error:
             raise NoBoot(image, error.message, error.cure) from error
         yield guest
+
+
+def in_guest(command: str) -> str:
+    """A command as it is shown: a shell's comment says where it is run."""
+    return f"{command}  # in the guest"
 
 
 def last_words(log: list[str]) -> str:

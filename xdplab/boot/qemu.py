@@ -19,6 +19,7 @@ MEMORY = 512  # MiB of the guest; QEMU itself takes some 100 more
 _SINCE = (7, 2)  # the first release with -netdev dgram
 
 _KVM = Path("/dev/kvm")
+_VERDICT = "kvm.json"  # in the workspace
 # Says 0x10 to isa-debug-exit's port and stops: mov $0x10,%al; out %al,$0xf4; hlt
 _BOOT_SECTOR = bytes.fromhex("b010e6f4f4").ljust(510, b"\0") + b"\x55\xaa"
 _LEFT = 0x10 << 1 | 1  # how QEMU ends when the device is told 0x10
@@ -103,21 +104,22 @@ def engines(workspace: Workspace, shell: Shell, tell: Callable[[str], None]) -> 
     """
     if not _KVM.exists():
         return [TCG]
-    verdicts = workspace.root / "kvm.json"
-    known = read_json(verdicts) or {}
-    if known.get("boot") != boot_id():
-        known = {"boot": boot_id(), "fault": _why_no_kvm(shell)}
+    known = read_json(workspace.root / _VERDICT) or {}
+    if known.get("boot") == boot_id():
+        fault = known["fault"]
+    else:
+        fault = _why_no_kvm(shell)
         if not shell.dry:
-            write_json(verdicts, known)
-    if not known["fault"]:
+            judge_kvm(workspace, fault)
+    if not fault:
         return [KVM, TCG]
-    tell(f"KVM is there but can't be used ({known['fault']}): emulation instead")
+    tell(f"KVM is there but can't be used ({fault}): emulation instead")
     return [TCG]
 
 
-def distrust_kvm(workspace: Workspace, fault: str) -> None:
-    """Remember, until the next boot of this machine, that a guest only came up without KVM."""
-    write_json(workspace.root / "kvm.json", {"boot": boot_id(), "fault": fault})
+def judge_kvm(workspace: Workspace, fault: str) -> None:
+    """Remember, until the next boot of this machine, why KVM can't be used; empty if it can."""
+    write_json(workspace.root / _VERDICT, {"boot": boot_id(), "fault": fault})
 
 
 def _why_no_kvm(shell: Shell) -> str:

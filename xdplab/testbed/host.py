@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from xdplab.build import Build
 from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Testbed
-from xdplab.testbed.local import LocalBench, agent_in, show
+from xdplab.testbed import Bench
+from xdplab.testbed.local import LocalBench, LocalTestbed, agent_in
 
 
-class Host(Testbed):
+class Host(LocalTestbed):
     """Run right here."""
 
     name = "host"
@@ -30,7 +29,3 @@ class Host(Testbed):
             return
         with agent_in(LocalBench(shell), [], ["net_raw"]) as bench:
             yield bench
-
-    def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
-        """The command, as root."""
-        show(build, options, shell)

@@ -21,7 +21,7 @@ from xdplab.errors import NotAChoice, SessionLost
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell
-from xdplab.testbed import Bench, Peers, Process
+from xdplab.testbed import Bench, Peers, Process, Testbed
 from xdplab.workspace import PROJECT
 
 LOOPBACK = Peers("127.0.0.1", ("127.0.0.2", "127.0.0.3"))
@@ -95,9 +95,12 @@ class LocalBench(Bench):
         return answer["answer"]
 
 
-def show(build: Build, options: Sequence[str], shell: Shell) -> None:
-    """Echo the command of a run, for a dry run."""
-    shell.run(shell.as_root([build.program, *options], _WHY), cwd=build.directory)
+class LocalTestbed(Testbed):
+    """A testbed whose programs run on this machine itself."""
+
+    def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
+        """The command, as root."""
+        shell.run(shell.as_root([build.program, *options], _WHY), cwd=build.directory)
 
 
 @contextlib.contextmanager

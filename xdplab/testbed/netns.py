@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from xdplab.build import Build
 from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Testbed
-from xdplab.testbed.local import LocalBench, agent_in, show
+from xdplab.testbed import Bench
+from xdplab.testbed.local import LocalBench, LocalTestbed, agent_in
 
 
-class Netns(Testbed):
+class Netns(LocalTestbed):
     """A namespace with nothing in it but `lo`."""
 
     name = "netns"
@@ -34,10 +33,6 @@ class Netns(Testbed):
             bench.enter = ("nsenter", f"--net=/proc/{bench.netns}/ns/net")
             bench.ask("bring_up", dev="lo")
             yield bench
-
-    def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
-        """The command, as root."""
-        show(build, options, shell)
 
 
 @contextlib.contextmanager

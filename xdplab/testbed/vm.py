@@ -18,7 +18,7 @@ from pathlib import Path
 
 from xdplab import netlink, packets
 from xdplab.boot import Kernel, config, initramfs, modules, qemu
-from xdplab.boot.guest import Guest, booted
+from xdplab.boot.guest import Guest, booted, in_guest
 from xdplab.boot.qemu import CARD, HOST
 from xdplab.build import Build
 from xdplab.errors import CommandFailed, LabError, NoBoot, NotAChoice
@@ -89,6 +89,10 @@ class Vm(Testbed):
     def _has_card(self) -> bool:
         return self.dev != "lo"
 
+    @property
+    def _archive(self) -> Path:
+        return self.directory / "initramfs.cpio"
+
     def pack(self, shell: Shell) -> Parcel:
         """Make the guest's file system, in the directory; raises MissingTools."""
         drivers = [
@@ -96,9 +100,8 @@ class Vm(Testbed):
             for number, module in enumerate(self._modules())
         ]
         packed = initramfs.pack(self.build.program, self.build.objects, drivers, shell)
-        archive = self.directory / "initramfs.cpio"
-        write_whole(archive, packed)
-        return Parcel(self.kernel.image, archive, self._has_card, bool(drivers))
+        write_whole(self._archive, packed)
+        return Parcel(self.kernel.image, self._archive, self._has_card, bool(drivers))
 
     @contextlib.contextmanager
     def open(self, shell: Shell, *, packets: bool) -> Iterator[GuestBench]:
@@ -113,11 +116,9 @@ class Vm(Testbed):
     def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
         """QEMU's command, and the program's in the guest."""
         engine = qemu.engines(self.workspace, shell, self.tell)[0]
-        archive = self.directory / "initramfs.cpio"
-        shell.run(
-            qemu.argv(engine, self.kernel.image, archive, card=self._has_card), cwd=self.directory
-        )
-        shell.echo(f"{shlex.join(_command(build, options))}  # in the guest")
+        argv = qemu.argv(engine, self.kernel.image, self._archive, card=self._has_card)
+        shell.run(argv, cwd=self.directory)
+        shell.echo(in_guest(shlex.join(_command(build, options))))
 
 
 def _command(build: Build, options: Sequence[str]) -> list[str]:
@@ -162,7 +163,7 @@ def _boot(
             continue
         if fault:
             tell(f"it boots without KVM, but with it: {fault.message}")
-            qemu.distrust_kvm(workspace, fault.message)
+            qemu.judge_kvm(workspace, fault.message)
         return guest
     assert fault  # noqa: S101  # there is always an engine
     raise fault
@@ -213,7 +214,7 @@ class GuestBench(Bench):
         answer = self.guest.ask(command)
         found = _RECEIVED.search(answer.text)
         if not found:
-            raise CommandFailed(f"{command}  # in the guest", answer.code, answer.text)
+            raise CommandFailed(in_guest(command), answer.code, answer.text)
         return int(found[1])
 
     def _echos(self) -> int:
