@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import socket
 import sys
 import threading
 import uuid
@@ -87,19 +88,31 @@ def _require_scheduler(address: str) -> None:
         fault = "" if kind == "Scheduler" else f"what answers there is a {kind}"
     except (ValueError, TypeError) as error:
         raise NotACluster(address, str(error)) from error
-    except TimeoutError:
-        fault = f"no answer that Dask understands in {_PATIENCE:.0f} seconds"
-    except OSError as error:
-        fault = str(_root(error))
+    except OSError:  # TimeoutError is one
+        fault = _why_unreachable(address)
     if fault:
         cure = "start one: .venv/bin/python -m dask scheduler (see docs/cluster.md)"
         raise Unreachable(f"a Dask scheduler at {address}", fault, cure)
 
 
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__:
-        error = error.__cause__
-    return error
+def _why_unreachable(address: str) -> str:
+    """Why nobody answers: Dask tries again where it is refused, and then only says how long."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    _, place = parse_address(address)
+    try:
+        socket.create_connection(parse_host_port(place), _PATIENCE).close()
+    except OSError as error:
+        return _words(error)
+    return f"no answer that Dask understands in {_PATIENCE:.0f} seconds"
+
+
+def _words(error: BaseException) -> str:
+    """What is at the root of an error; its kind, if it has no words."""
+    root = error
+    while root.__cause__:
+        root = root.__cause__
+    return str(root) or type(error).__name__
 
 
 @dataclass(slots=True)
@@ -171,7 +184,7 @@ class Cluster(Machines):
         try:
             delivery = self._delivered(sent, order)
         except (CancelledError, distributed.KilledWorker, OSError) as error:
-            raise WorkerLost(sent.workers, str(_root(error)) or type(error).__name__) from error
+            raise WorkerLost(sent.workers, _words(error)) from error
         for name, text in delivery.files.items():
             write_whole(directory / name, text.encode())
         return replace(delivery.result, workers=tuple(sent.workers))
