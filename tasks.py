@@ -381,7 +381,9 @@ def matrix(
         means = matrices.Means.of(lab.workspace, lab.shell, lab.toolchain, machines, lab.view.say)
         with lab.view.board(plan, places[-1]) as board:
             found = matrices.run(plan, means, places[0], taken, board.at)
-            results = board.follow(reporting.recording(found, plan, machines.host, places))
+            results = board.follow(
+                reporting.recording(found, plan, machines.host, places, board.found)
+            )
     matrices.require_passed(results)
 
 

@@ -56,7 +56,7 @@ from xdplab.matrix import (
 from xdplab.process import Running, Shell
 from xdplab.verify import Check, Outcome
 from xdplab.version import KernelVersion
-from xdplab.view import Board
+from xdplab.view.board import Board
 from xdplab.workspace import Workspace
 
 IP = "192.168.1.78"
@@ -456,6 +456,7 @@ def test_the_board_tells_what_each_cell_is_at_and_what_became_of_it() -> None:
     def come() -> Generator[Result]:
         board.at(A, "booting")
         board.at(B, "building")
+        board.found.append(results[0])
         yield results[0]
         board.at(B, "booting")
         assert [row[0] for row in board.rows()] == ["kernel", "5.10", "6.1", "6.12"]
@@ -463,6 +464,7 @@ def test_the_board_tells_what_each_cell_is_at_and_what_became_of_it() -> None:
             *("generic", "FAIL 3.2 s", "booting", "not run"),
         ]
         assert board.table().row_count == 3
+        board.found.append(results[1])
         yield results[1]
 
     assert board.follow(come()) == shown == results

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from junitparser import JUnitXml, TestSuite
 
 from xdplab.cell import Cell, Result
+from xdplab.files import write_json
 from xdplab.matrix import Plan
 from xdplab.report import (
     JSON,
@@ -397,7 +399,7 @@ def results_of(report: Report) -> Generator[Result]:
 
 def test_each_result_is_on_record_as_soon_as_it_is_there(report: Report, tmp_path: Path) -> None:
     place = tmp_path / "a"
-    passing = recording(results_of(report), report.plan, report.host, [place])
+    passing = recording(results_of(report), report.plan, report.host, [place], [])
     for count, _ in enumerate(passing, start=1):
         assert len(json.loads((place / JSON).read_text())["cells"]) == count
         assert not (place / PAGE).exists()
@@ -411,10 +413,29 @@ def test_interrupted_it_reports_what_there_is(report: Report, tmp_path: Path) ->
 
     places = [tmp_path / "a", tmp_path / "b"]
     with pytest.raises(KeyboardInterrupt):
-        list(recording(interrupted(), report.plan, report.host, places))
+        list(recording(interrupted(), report.plan, report.host, places, []))
     for place in places:
         assert "7 not run: interrupted" in (place / PAGE).read_text()
         assert len(json.loads((place / JSON).read_text())["cells"]) == 1
+
+
+def test_what_is_shown_is_on_record_wherever_it_is_interrupted(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presses = iter([KeyboardInterrupt])
+
+    def pressed(*file: Any) -> None:
+        for key in presses:
+            raise key
+        write_json(*file)
+
+    found: list[Result] = []
+    passing = recording(results_of(report), report.plan, report.host, [tmp_path], found)
+    next(passing)
+    monkeypatch.setattr("xdplab.report.write_json", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        next(passing)
+    assert len(found) == len(json.loads((tmp_path / JSON).read_text())["cells"]) == 2
 
 
 def test_of_nothing_there_is_no_report(report: Report, tmp_path: Path) -> None:
@@ -423,7 +444,7 @@ def test_of_nothing_there_is_no_report(report: Report, tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(recording(refused(), report.plan, report.host, [tmp_path / "a"]))
+        list(recording(refused(), report.plan, report.host, [tmp_path / "a"], []))
     assert not (tmp_path / "a").exists()
 
 

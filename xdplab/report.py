@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +59,29 @@ class Report:
 
 
 def recording(
-    results: Generator[Result], plan: Plan, host: dict[str, str], directories: Sequence[Path]
-) -> Generator[Result]:
-    """Pass results on, each once it is on record in the first directory.
+    results: Generator[Result], plan: Plan, host: dict[str, str], directories: Sequence[Path],
+    found: list[Result],
+) -> Generator[Result]:  # fmt: skip
+    """Pass results on, each once it is in `found` and on record in the first directory.
 
-    At the end, an early one too, the whole report is put into all of them.
+    At the end, an early one too, the whole report is put into all of them.  Whoever
+    shows `found` shows what is on record, wherever Ctrl-C hit.
     """
-    report = Report(plan, time.time(), 0.0, host, ())
-    begun = time.monotonic()
+    started, begun = time.time(), time.monotonic()
+
+    def report() -> Report:
+        return Report(plan, started, round(time.monotonic() - begun, 3), host, tuple(found))
+
     try:
         with closing(results):
             for result in results:
-                seconds = round(time.monotonic() - begun, 3)
-                report = replace(report, seconds=seconds, results=(*report.results, result))
-                write_json(directories[0] / JSON, to_json(report))
+                found.append(result)
+                write_json(directories[0] / JSON, to_json(report()))
                 yield result
     finally:
-        for directory in directories if report.results else ():
-            write(report, directory)
+        whole = report()
+        for directory in directories if found else ():
+            write(whole, directory)
 
 
 def write(report: Report, directory: Path) -> None:

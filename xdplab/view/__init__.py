@@ -1,0 +1,281 @@
+"""What people see.  Results go to standard output; all that is said besides, to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.syntax import Syntax
+from rich.text import Text
+
+from xdplab.boot.built import Built
+from xdplab.build import AllSamples, Build, about_pair
+from xdplab.counters import Reading
+from xdplab.dialect import Dialect
+from xdplab.errors import BuildFailed, LabError
+from xdplab.kernels import Inventory
+from xdplab.lifecycle import Status
+from xdplab.packets import Pinged
+from xdplab.patching import Change
+from xdplab.runner import Run
+from xdplab.sample import Sample
+from xdplab.survey import Proof
+from xdplab.tree import Tree
+from xdplab.verify import Check, Outcome
+from xdplab.view import inventory as inventories
+from xdplab.view.board import Board
+from xdplab.view.live import follow_json, follow_live, follow_plain
+from xdplab.view.stage import Stage
+from xdplab.view.text import MARKS, aligned, as_long_as_read
+
+if TYPE_CHECKING:  # only a matrix needs them
+    from xdplab.cell import Result
+    from xdplab.matrix import Plan
+
+
+class View:
+    """A terminal or a pipe, coloured or plain (rich knows NO_COLOR)."""
+
+    def __init__(self) -> None:
+        self.out = Console(highlight=False, markup=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+    # ---- words
+
+    def echo(self, command: str) -> None:
+        """A command that is run, as it can be pasted."""
+        self.err.print(Text(f"$ {command}", style="dim"))
+
+    def say(self, text: str) -> None:
+        """A sentence beside the result."""
+        self.err.print(Text(text))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Somebody else's words, untouched: a compiler's, a binary's."""
+        for line in lines:
+            print(line, file=sys.stderr)
+
+    def done(self, what: Sequence[str], nothing: str) -> None:
+        """What a command did, a line each."""
+        for line in what or [nothing]:
+            self.say(line)
+
+    # ---- stages
+
+    @contextlib.contextmanager
+    def stage(self, title: str, pair: Sample | None = None) -> Iterator[Stage]:
+        """Show that something is under way, how far, and for how long.
+
+        Afterwards, what compilers said: of the pair always, all of it if make failed.
+        """
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
+        terminal = self.err.is_terminal
+        progress = Progress(*columns, console=self.err, transient=True, disable=not terminal)
+        stage = Stage(self, title, progress)
+        said: list[str] = []
+        try:
+            with progress:
+                yield stage
+        except BuildFailed:
+            said = about_pair(pair, stage.errors) if pair else []
+            if not any("error" in line for line in said):  # it is something else that failed
+                said = [line.text for line in stage.errors]
+            raise
+        else:
+            said = about_pair(pair, stage.errors) if pair else []
+        finally:
+            self.lines(said)
+
+    # ---- trees and builds
+
+    def tree(self, tree: Tree | None) -> None:
+        """The outcome of setup; a dry run may have none."""
+        if not tree:
+            return
+        dialect = Dialect.of(tree)
+        self.out.print(
+            f"{tree.path}: Linux {tree.version}, from {tree.origin}; it says {dialect.programs}"
+            f" and {dialect.always}, and has {dialect.helpers}"
+        )
+
+    def changes(self, tree: Tree, changes: Sequence[Change]) -> None:
+        """A plan as a unified diff: coloured on a terminal, fit for patch(1) in a pipe."""
+        if not changes:
+            self.say(f"{tree.path} has all of it already")
+        for change in changes:
+            self.say(f"# {change.file}, for {change.why}")
+            if self.out.is_terminal:
+                self.out.print(Syntax(change.diff(), "diff", background_color="default"))
+            else:
+                sys.stdout.write(change.diff())
+
+    def built(self, build: Build, *, dry: bool) -> None:
+        """Where the result of a build is."""
+        if not dry:
+            self.out.print(
+                f"{build.program}: for Linux {build.facts['version']},"
+                f" in {build.facts['seconds']:.1f} s; log: {build.facts['log']}"
+            )
+
+    def all_built(self, samples: AllSamples) -> None:
+        """How many of the tree's own samples came out."""
+        self.out.print(f"{len(samples.good)} BPF objects in all; log: {samples.log}")
+        for path in samples.empty:
+            self.say(f"warning: make returned 0, but {path} has no BPF program in it")
+
+    def kernel(self, built: Built | None) -> None:
+        """Where a kernel that was built is; a dry run has none."""
+        if built:
+            self.out.print(
+                f"{built.kernel.image}: Linux {built.kernel.release},"
+                f" in {built.seconds:.1f} s; log: {built.log}"
+            )
+
+    def kernels(self, inventory: Inventory, *, json: bool) -> None:
+        """What can be had: two tables on a terminal, aligned lines in a pipe, or an object."""
+        for line in inventory.unanswered:
+            self.say(line)
+        rows = {
+            "tree": [inventories.tree_row(tree) for tree in inventory.trees],
+            "kernel": [inventories.kernel_row(kernel) for kernel in inventory.kernels],
+        }
+        with as_long_as_read():
+            if json:
+                print(inventories.kernels_json(inventory))
+            elif self.out.is_terminal:
+                for kind, cells in rows.items():
+                    self.out.print(inventories.table(f"{kind}s", cells), soft_wrap=False)
+            else:
+                print(aligned([(kind, *row) for kind in rows for row in rows[kind]]))
+
+    def proofs(self, survey: Iterable[Proof]) -> list[Proof]:
+        """What a survey finds, a line each as it comes."""
+        proofs = []
+        for proof in survey:
+            found = proof.reason or f"prepared in {proof.prepare} s, built in {proof.build} s"
+            what = f"{proof.version} from {proof.source}: {proof.gcc}; {proof.clang}"
+            self._outcome(proof.outcome, what, found)
+            proofs.append(proof)
+        return proofs
+
+    def _outcome(self, outcome: Outcome, what: str, found: str) -> None:
+        mark, style = MARKS[outcome]
+        self.out.print(Text(mark, style=style), Text(f"{what}: {found}"))
+
+    # ---- matrices
+
+    @contextlib.contextmanager
+    def board(self, plan: Plan, directory: Path) -> Iterator[Board]:
+        """Show a matrix while it runs: a live table; off a terminal, a line for each result.
+
+        At the end, an early one too: the table, why cells did not pass, and where the report is.
+        """
+        from xdplab.report import JSON, JUNIT, PAGE
+
+        live = self.out.is_terminal and self.err.is_terminal
+        board = Board(plan, (lambda _: None) if live else self._result)
+        try:
+            if live:
+                with Live(console=self.err, get_renderable=board.table, transient=True):
+                    yield board
+            else:
+                yield board
+        finally:
+            if board.found:
+                self._found(board, live=live)
+                self.say(f"report: {directory / PAGE}; for machines {JSON} and {JUNIT} beside it")
+
+    def _found(self, board: Board, *, live: bool) -> None:
+        if not live:
+            self.out.print(Text(aligned(board.rows())))
+            return
+        self.out.print(board.table(), soft_wrap=False)
+        for result in board.found:
+            if result.reason:
+                self._result(result)
+
+    def _result(self, result: Result) -> None:
+        found = result.reason or f"in {result.spent:.1f} s"
+        earlier = f" (found by the matrix {result.taken_from})" if result.taken_from else ""
+        self._outcome(result.outcome, str(result.cell), found + earlier)
+
+    # ---- runs
+
+    def follow(self, run: Run, seconds: float | None, *, json: bool, plain: bool) -> None:
+        """Show a run until it ends, `seconds` are over, Ctrl-C, or nobody reads any more."""
+        for remark in run.remarks():
+            self.say(remark)
+        with as_long_as_read(), contextlib.suppress(TimeoutError, KeyboardInterrupt):
+            if plain:
+                follow_plain(run.lines(seconds))
+            elif json:
+                follow_json(run.output(seconds))
+            else:
+                follow_live(self.out, run.program, run.output(seconds))
+
+    def reading(self, reading: Reading) -> None:
+        """A reading of a run that is not watched for its own sake."""
+        each = ", ".join(f"cpu {cpu}: {count}" for cpu, count in reading.per_cpu.items() if count)
+        self.say(f"     round {reading.round}: total {reading.total}{each and f' ({each})'}")
+
+    def checks(self, checks: Iterable[Check]) -> list[Check]:
+        """Show each claim as it is decided; gives those that did not hold."""
+        failed = []
+        for check in checks:
+            outcome = Outcome.PASSED if check.held else Outcome.FAILED
+            self._outcome(outcome, check.claim, check.found)
+            if not check.held:
+                failed.append(check)
+        return failed
+
+    def pinged(self, source: str, target: str, pinged: Pinged) -> None:
+        """What became of packets that were sent by hand."""
+        self.out.print(
+            f"{pinged.sent} from {source} to {target}: {pinged.delivered} got past XDP,"
+            f" {pinged.answered} answered"
+        )
+
+    def statuses(
+        self, host: Sequence[Status], private: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """What is attached, a line each; the columns are those of `ip link`."""
+        for one in host:
+            self.out.print(
+                f"{one.attached.ifindex}: {one.attached.dev}: {one.attached.mode}:"
+                f" prog/xdp id {one.attached.program}: {one.words()}"
+            )
+        for place, runs in private.items():
+            for fields in runs:
+                self.out.print(
+                    f"{fields['ifindex']}: {fields['dev']}: {fields['mode']}: prog/xdp id"
+                    f" {fields['program']}: ours, tag {fields['tag']}, filters {fields['ip']},"
+                    f" in the {place} of process {fields.get('netns') or fields['pid']}"
+                )
+        if not host and not any(private.values()):
+            self.say("no XDP program is on any interface of this machine")
+
+
+def error_text(error: LabError) -> str:
+    """An error as it is shown: what is wrong, and on lines of its own what to do."""
+    cure = error.cure.replace("\n", "\n  ")
+    return f"error: {error.message}\n  {cure}"

@@ -1,0 +1,36 @@
+"""What the views share: marks of outcomes, aligned lines, output whose reader may leave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from xdplab.verify import Outcome
+
+MARKS = {
+    Outcome.PASSED: ("ok  ", "green"),
+    Outcome.FAILED: ("FAIL", "bold red"),
+    Outcome.ERROR: ("ERR ", "bold magenta"),
+    Outcome.SKIPPED: ("skip", "yellow"),
+}
+
+
+@contextlib.contextmanager
+def as_long_as_read() -> Iterator[None]:
+    """Write to standard output, to its end or until nobody reads any more."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # or else Python complains once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines, their columns one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pairs = (zip(row, widths, strict=True) for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in pair) for pair in pairs)
+    return "\n".join(line.rstrip() for line in lines)
