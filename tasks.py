@@ -12,7 +12,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from xdplab import build as building
-from xdplab import eras, lifecycle, patching, runner, testbed, view
+from xdplab import census, eras, lifecycle, patching, runner, testbed, view
 from xdplab import kernels as stock
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
@@ -284,14 +284,14 @@ def send(
         lab.view.pinged(source, target, ping(source, target, packets))
 
 
-@step()
-def status(lab: Lab) -> None:
-    """Step 9: the XDP programs on this machine's interfaces, and whose they are."""
-    private = {
-        place: lifecycle.running_in(where, lab.workspace)
-        for where, place in lifecycle.PRIVATE.items()
-    }
-    lab.view.statuses(lifecycle.status(lab.workspace), private)
+@step(
+    all="look into every other network namespace too",
+    json="a JSON object, on standard output",
+)
+def status(lab: Lab, all: bool = False, json: bool = False) -> None:
+    """Step 9: the XDP programs of this machine: whose they are, what they did, their maps."""
+    seen = census.take(lab.workspace, lab.shell, lab.view.say, everywhere=all)
+    lab.view.programs(seen, json=json)
 
 
 @step(**WHERE, dev="the interface, on the host")

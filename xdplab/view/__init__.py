@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -23,13 +23,14 @@ from rich.text import Text
 
 from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
+from xdplab.census import Seen
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.errors import BuildFailed, LabError
 from xdplab.kernels import Inventory
-from xdplab.lifecycle import Status
 from xdplab.packets import Pinged
 from xdplab.patching import Change
+from xdplab.programs import statistics
 from xdplab.runner import Run
 from xdplab.sample import Sample
 from xdplab.survey import Proof
@@ -38,6 +39,8 @@ from xdplab.verify import Check, Outcome
 from xdplab.view import inventory as inventories
 from xdplab.view.board import Board
 from xdplab.view.live import follow_json, follow_live, follow_plain
+from xdplab.view.programs import lines as status_lines
+from xdplab.view.programs import to_json as status_json
 from xdplab.view.stage import Stage
 from xdplab.view.text import MARKS, aligned, as_long_as_read
 
@@ -255,23 +258,16 @@ class View:
             f" {pinged.answered} answered"
         )
 
-    def statuses(
-        self, host: Sequence[Status], private: Mapping[str, Sequence[Mapping[str, Any]]]
-    ) -> None:
-        """What is attached, a line each; the columns are those of `ip link`."""
-        for one in host:
-            self.out.print(
-                f"{one.attached.ifindex}: {one.attached.dev}: {one.attached.mode}:"
-                f" prog/xdp id {one.attached.program}: {one.words()}"
-            )
-        for place, runs in private.items():
-            for fields in runs:
-                self.out.print(
-                    f"{fields['ifindex']}: {fields['dev']}: {fields['mode']}: prog/xdp id"
-                    f" {fields['program']}: ours, tag {fields['tag']}, filters {fields['ip']},"
-                    f" in the {place} of process {fields.get('netns') or fields['pid']}"
-                )
-        if not host and not any(private.values()):
+    def programs(self, seen: Sequence[Seen], *, json: bool) -> None:
+        """The XDP programs of this machine."""
+        counted = statistics()
+        with as_long_as_read():
+            if json:
+                print(status_json(seen, counted))
+                return
+            for line in status_lines(seen, counted):
+                self.out.print(Text(line))
+        if not any(one.attached for one in seen):
             self.say("no XDP program is on any interface of this machine")
 
 
