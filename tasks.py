@@ -13,6 +13,7 @@ from invoke.tasks import task
 
 from xdplab import build as building
 from xdplab import census, eras, lifecycle, patching, runner, testbed, view
+from xdplab import explain as explaining
 from xdplab import kernels as stock
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
@@ -292,6 +293,14 @@ def status(lab: Lab, all: bool = False, json: bool = False) -> None:
     """Step 9: the XDP programs of this machine: whose they are, what they did, their maps."""
     seen = census.take(lab.workspace, lab.shell, lab.view.say, everywhere=all)
     lab.view.programs(seen, json=json)
+
+
+@step(file="a log; else standard input, to its end (Ctrl-D)")
+def explain(lab: Lab, file: str | None = None) -> None:
+    """What messages of make, clang, libbpf, the verifier or the kernel mean, and what to do."""
+    found = explaining.explain(explaining.read(file))
+    lab.view.explanations(found)
+    explaining.require_known(found)
 
 
 @step(**WHERE, dev="the interface, on the host")

@@ -129,13 +129,23 @@ static int load_bpf_file(const char *filename, int map_fd[2])
 	return bpf_program__fd(xdp);
 }
 
-/* in one mode: a bpf_link, or netlink where the kernel is older than v5.9 */
+/* no other way to attach, and no other mode, would help */
+static bool is_final(int err)
+{
+	return err == -EBUSY || err == -EEXIST || err == -EPERM;
+}
+
+/*
+ * In one mode: a bpf_link, or netlink where the kernel is older than v5.9.  Where
+ * the driver refuses, the kernel gives its reason to netlink alone, and libbpf
+ * prints it.
+ */
 static int attach_mode(int prog_fd, __u32 mode)
 {
 	int err = link_fd = xdp_link_create(ifindex, prog_fd, mode);
 
 	xdp_flags = mode;
-	if (err == -EINVAL)
+	if (err < 0 && !is_final(err))
 		err = xdp_netlink_set(ifindex, prog_fd, mode | XDP_FLAGS_UPDATE_IF_NOEXIST);
 	return err < 0 ? err : 0;
 }
@@ -156,7 +166,7 @@ static int attach(int prog_fd, const char *dev)
 	prog_id = info.id;
 
 	err = attach_mode(prog_fd, demanded ? xdp_flags : XDP_FLAGS_DRV_MODE);
-	if (err && !demanded && err != -EBUSY && err != -EEXIST && err != -EPERM) {
+	if (err && !demanded && !is_final(err)) {
 		fprintf(stderr, "no native XDP on %s (%s): generic instead\n", dev, strerror(-err));
 		err = attach_mode(prog_fd, XDP_FLAGS_SKB_MODE);
 	}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from xdplab.process import Shell
 from xdplab.runner import Job
 from xdplab.testbed import vm
 from xdplab.testbed.vm import Parcel
+from xdplab.verifier import refusals
 from xdplab.verify import Check, Outcome
 from xdplab.workspace import RunRecord, Workspace
 
@@ -48,16 +48,6 @@ JUDGEMENTS: tuple[tuple[type[Exception], Outcome], ...] = (
 )
 
 Tell = Callable[[str], None]
-
-# libbpf's frame around the verifier's log: before 0.7 (v5.17), and since
-_BEGINS = re.compile(r"-- BEGIN (?:DUMP LOG ---|PROG LOAD LOG --)")
-_ENDS = re.compile(r"-- END (?:PROG LOAD )?LOG --")
-# What in the verifier's log is not its verdict: instructions, source lines, the
-# state of registers, where it came from, and what it counted.
-_DETAIL = re.compile(
-    r"\d+: |; |\s*(?:R\d+\w*|fp-?\d+)=|from \d+ to |(?:last_idx|regs=|parent |mark_precise)"
-    r"|(?:processed|verification time|stack depth|max_states)\b|(?:func|arg)#\d+ |libbpf: *$|\s*$"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +168,8 @@ def judge(checks: Iterable[Check], failure: Exception | None) -> Verdict:
     outcome = next(outcome for kind, outcome in JUDGEMENTS if isinstance(failure, kind))
     if not isinstance(failure, LabError):
         return Verdict(outcome, f"{type(failure).__name__}: {failure}")
-    said = tuple(failure.cure.splitlines())
-    told = filter(None, [broken, failure.message, *refusals(said)])
+    said = tuple((failure.said or failure.cure).splitlines())
+    told = filter(None, [broken, failure.message, *_refused(said)])
     return Verdict(outcome, "; ".join(told), said)
 
 
@@ -190,16 +180,6 @@ def _foreseen(error: OSError) -> Exception:
         return error
 
 
-def refusals(said: Iterable[str]) -> list[str]:
-    """Of what libbpf printed, why the verifier refused: the last telling line of each log."""
-    found: list[str] = []
-    inside = False
-    for line in said:
-        if _BEGINS.search(line):
-            inside = True
-            found.append("")
-        elif _ENDS.search(line):
-            inside = False
-        elif inside and not _DETAIL.match(line):
-            found[-1] = line.strip()
-    return list(dict.fromkeys(filter(None, found)))
+def _refused(said: Iterable[str]) -> list[str]:
+    """Why the verifier refused, its last line of each log."""
+    return list(dict.fromkeys(one.reason[-1] for one in refusals(said)))

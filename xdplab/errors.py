@@ -20,10 +20,11 @@ class LabError(Exception):
 
     exit_code: ClassVar[int]
 
-    def __init__(self, message: str, cure: str) -> None:
+    def __init__(self, message: str, cure: str, said: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.cure = cure
+        self.said = said  # by others: a compiler, libbpf, the kernel; see xdplab.explain
 
     @staticmethod
     def of(error: LabError | OSError) -> LabError:
@@ -122,10 +123,11 @@ class InterfaceTaken(InputError):
 class ModeRefused(InputError):
     """The interface's driver hasn't got the demanded mode."""
 
-    def __init__(self, dev: str, mode: str, said: str) -> None:
+    def __init__(self, dev: str, mode: str, reason: str, said: str = "") -> None:
         super().__init__(
-            f"{dev} has no {mode} XDP: {said}",
+            f"{dev} has no {mode} XDP: {reason}",
             "leave the choice to --mode auto, or take --mode skb",
+            said,
         )
 
 
@@ -430,8 +432,10 @@ class BadSeries(InputError):
 class MakeFailed(BuildFailed):
     """make, or a compiler under it, returned an error."""
 
-    def __init__(self, what: str, log: Path) -> None:
-        super().__init__(f"{what} failed; the compiler's words are above", f"whole log: {log}")
+    def __init__(self, what: str, log: Path, said: str) -> None:
+        super().__init__(
+            f"{what} failed; the compiler's words are above", f"whole log: {log}", said
+        )
 
 
 class TreeFails(BuildFailed):
@@ -467,6 +471,26 @@ class MissingTools(CannotRun):
 
     def __init__(self, tools: Iterable[str], group: str) -> None:
         super().__init__(f"not found on PATH: {', '.join(tools)}", f"scripts/bootstrap {group}")
+
+
+class NotALog(InputError):
+    """A file that should hold what was printed can't be read."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"{path} can't be read: {why}", "name a file, or give the text on standard input"
+        )
+
+
+class NothingKnown(InputError):
+    """explain: a text without a message that is known."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nothing in it is known here",
+            "give it all that was printed, the first error too: the lines that follow an error"
+            " are often about something else; a new one belongs into templates/explanations.toml",
+        )
 
 
 class UnlikeTools(CannotRun):
@@ -562,6 +586,7 @@ class CommandFailed(CannotRun):
         super().__init__(
             f"this failed with exit code {code}: {command}",
             said.strip() or "it said nothing; run it by hand to see more",
+            said,
         )
 
 
@@ -690,10 +715,11 @@ class WorkerLost(CannotRun):
 class DidNotAttach(SampleFailed):
     """The binary ended before its program was on the interface."""
 
-    def __init__(self, dev: str, code: int, said: str) -> None:
+    def __init__(self, dev: str, code: int, shown: str, said: str) -> None:
         super().__init__(
             f"the sample did not attach to {dev}, exit code {code}",
-            said.strip() or "it said nothing",
+            shown.strip() or "it said nothing",
+            said,
         )
 
 
@@ -708,7 +734,9 @@ class EndedBadly(SampleFailed):
     """The binary attached, and later ended with an error."""
 
     def __init__(self, code: int, said: str) -> None:
-        super().__init__(f"the sample {_how_it_ended(code)}", said.strip() or "it said nothing")
+        super().__init__(
+            f"the sample {_how_it_ended(code)}", said.strip() or "it said nothing", said
+        )
 
 
 class ClaimsFailed(SampleFailed):

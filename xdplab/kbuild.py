@@ -142,5 +142,7 @@ def make(
         targets = [word for word in arguments if "=" not in word]
         what = shlex.join(["make", *(targets or arguments[:1])])
         fault = blame.of(tree, finished.lines)
-        raise TreeFails(what, fault.words, fault.cure, log) if fault else MakeFailed(what, log)
+        if fault:
+            raise TreeFails(what, fault.words, fault.cure, log)
+        raise MakeFailed(what, log, finished.text("err"))
     return finished

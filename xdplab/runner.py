@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
+from xdplab import verifier
 from xdplab.build import Build
 from xdplab.counters import Reading, readings
 from xdplab.errors import (
@@ -31,9 +32,11 @@ from xdplab.workspace import RunRecord, boot_id
 MODES = ("auto", "native", "skb", "hw")
 _ATTACH_PATIENCE = 20.0  # seconds
 _END_PATIENCE = 10.0
-# How a driver says that it can't: it has no XDP, or (virtio_net before v5.13, unless
-# it was back-ported) wants a queue for each CPU that this card hasn't got.
-_REFUSED = ("Operation not supported", "Too few free TX rings")
+# libbpf's word for what the kernel says of a netlink request that it refuses (extack)
+_KERNEL = "libbpf: Kernel error message: "
+# How a driver says that it can't: in its own words, or by having no XDP at all.  That
+# there is a program already is no driver's word.
+_REFUSED = re.compile(rf"{_KERNEL}(?!.*\balready\b)|Operation not supported")
 # the binary's one line for us, on standard error
 _ATTACHED = re.compile(
     r"attached: dev (\S+) ifindex (\d+) mode (\w+) link (\w+) prog (\d+) tag ([0-9a-f]{16})"
@@ -193,9 +196,10 @@ def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line
         running.end()
     said = "\n".join(line.text for line in early if line.stream == "err")
     code = running.wait(_END_PATIENCE)
-    if "Operation not permitted" in said:
+    # where the verifier refused, locked memory that can't be had either is a remark
+    if "Operation not permitted" in said and not verifier.refusals(said.splitlines()):
         raise NotPermitted(said)
-    refusals = [line for line in said.splitlines() if any(word in line for word in _REFUSED)]
+    refusals = [line for line in said.splitlines() if _REFUSED.search(line)]
     if refusals and job.mode != "auto":
-        raise ModeRefused(job.dev, job.mode, refusals[0])
-    raise DidNotAttach(job.dev, code, said)
+        raise ModeRefused(job.dev, job.mode, refusals[0].removeprefix(_KERNEL), said)
+    raise DidNotAttach(job.dev, code, verifier.shortened(said), said)

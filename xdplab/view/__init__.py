@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +23,14 @@ from rich.progress import (
 from rich.syntax import Syntax
 from rich.text import Text
 
+from xdplab import explain
 from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
 from xdplab.census import Seen
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.errors import BuildFailed, LabError
+from xdplab.explain import Explanation
 from xdplab.kernels import Inventory
 from xdplab.packets import Pinged
 from xdplab.patching import Change
@@ -47,6 +51,8 @@ from xdplab.view.text import MARKS, aligned, as_long_as_read
 if TYPE_CHECKING:  # only a matrix needs them
     from xdplab.cell import Result
     from xdplab.matrix import Plan
+
+_WIDEST = 100  # characters of a paragraph's line
 
 
 class View:
@@ -251,6 +257,12 @@ class View:
                 failed.append(check)
         return failed
 
+    def explanations(self, found: Sequence[Explanation]) -> None:
+        """What messages mean, each below the first line that has it."""
+        for one in found:
+            self.out.print(Text(one.line, style="bold"))
+            self.out.print(Text(f"{_paragraph(one.means)}\n"))
+
     def pinged(self, source: str, target: str, pinged: Pinged) -> None:
         """What became of packets that were sent by hand."""
         self.out.print(
@@ -272,6 +284,13 @@ class View:
 
 
 def error_text(error: LabError) -> str:
-    """An error as it is shown: what is wrong, and on lines of its own what to do."""
+    """An error as it is shown: what is wrong, what to do, and what somebody's words mean."""
     cure = error.cure.replace("\n", "\n  ")
-    return f"error: {error.message}\n  {cure}"
+    text = f"error: {error.message}\n  {cure}"
+    known = explain.cause(error.said)
+    return f"{text}\n\n{_paragraph(known.means)}" if known else text
+
+
+def _paragraph(text: str) -> str:
+    width = min(_WIDEST, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
