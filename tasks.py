@@ -13,6 +13,7 @@ from invoke.tasks import task
 
 from xdplab import build as building
 from xdplab import census, eras, lifecycle, patching, runner, testbed, view
+from xdplab import doctor as doctors
 from xdplab import explain as explaining
 from xdplab import kernels as stock
 from xdplab import setup as obtaining
@@ -84,6 +85,29 @@ def setup(
             mend=mend,
         )  # fmt: skip
     lab.view.tree(found)
+
+
+@step(
+    **TREE,
+    dev="the interface that is looked at",
+    fix="install what is missing, mount what isn't mounted, then look again",
+    json="a JSON object, on standard output",
+)
+def doctor(
+    lab: Lab,
+    kernel: str | None = None,
+    tree: str | None = None,
+    dev: str = "lo",
+    fix: bool = False,
+    json: bool = False,
+) -> None:
+    """Look at this machine: tools, kernel, rights, an interface; a cure for all that isn't well."""
+    machine = lab.machine(kernel, tree, dev)
+    findings = list(doctors.examine(machine))
+    if fix and doctors.fix(findings, lab.shell, lambda line: lab.view.say(line.text)):
+        findings = list(doctors.examine(machine))
+    lab.view.checkup(machine, findings, json=json)
+    doctors.require_fit(findings)
 
 
 @step(

@@ -163,7 +163,7 @@ def test_the_kernels_own_reason_for_refusing_a_mode_is_told(
 ) -> None:
     place = (*PRIVATE, "sh", "-c", MTU, "sh")
     lab, run = labs(kernel), ["run", "--dev=veth0", "--rounds=1", "--interval=0.1"]
-    assert_refused(lab(*run, "--mode=native", under=place), 2, "Peer MTU is too large to set XDP")
+    assert_refused(lab(*run, "--mode=native", under=place), 2, "the MTU of its peer veth1 is 9000")
     auto = lab(*run, under=place)
     assert auto.code == 0, auto.err
     assert "Peer MTU is too large to set XDP" in auto.err

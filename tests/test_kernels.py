@@ -280,7 +280,7 @@ def test_the_running_kernels_own_configuration_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config.gz"
-    monkeypatch.setattr("xdplab.kernels._RUNNING_CONFIG", config)
+    monkeypatch.setattr("xdplab.boot.config.RUNNING", config)
     for text, expected in (("CONFIG_BPF_SYSCALL=y\n", True), ("CONFIG_BPF=y\n", False)):
         config.write_bytes(gzip.compress(text.encode()))
         (running,) = bootable([], tmp_path)

@@ -131,6 +131,16 @@ class ModeRefused(InputError):
         )
 
 
+class NativeHindered(InputError):
+    """Native mode is demanded of an interface in a state in which its driver refuses it."""
+
+    def __init__(self, dev: str, why: Iterable[str], cures: Iterable[str]) -> None:
+        super().__init__(
+            f"{dev} can't have native XDP as it is: {'; '.join(why)}",
+            "\n".join([*dict.fromkeys(cures), "or leave the choice to --mode auto"]),
+        )
+
+
 class NotOurs(InputError):
     """A program that this harness did not attach is not detached by it."""
 
@@ -519,6 +529,17 @@ class NotPermitted(CannotRun):
             f"this kernel doesn't let BPF be used here: {said}",
             "XDP needs CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before v5.8) in the machine's"
             " first user namespace; containers usually lack them",
+        )
+
+
+class Unfit(CannotRun):
+    """doctor: something that is needed isn't there."""
+
+    def __init__(self, missing: Iterable[str], cures: Iterable[str]) -> None:
+        which = list(missing)
+        super().__init__(
+            f"this machine lacks what is needed: {', '.join(which)}",
+            "\n".join(dict.fromkeys(cures)),
         )
 
 

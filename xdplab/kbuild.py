@@ -33,7 +33,7 @@ _PREPARE_LOG = "prepare.log"
 _COPY = "config-of-yours"  # in the tree's state
 _LAST_MADE = "include/generated/asm-offsets.h"  # gone after make mrproper
 
-_VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
+VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 
 OnLine = Callable[[Line], None]
 
@@ -111,8 +111,8 @@ def make_all_samples(
 ) -> Finished:
     """Build every sample, as the post does; where they need a vmlinux's BTF, the host's."""
     dialect = Dialect.of(tree)
-    wants_btf = dialect.vmlinux and _VMLINUX_BTF.exists()
-    btf = [f"{dialect.vmlinux}={_VMLINUX_BTF}"] if wants_btf else []
+    wants_btf = dialect.vmlinux and VMLINUX_BTF.exists()
+    btf = [f"{dialect.vmlinux}={VMLINUX_BTF}"] if wants_btf else []
     return make(tree, [dialect.all_samples, *btf], tools, shell, on_line, log)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +21,6 @@ from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
 
 OLDEST = KernelVersion(4, 19)  # of the trees that the tutorial is for
-
-_RUNNING_CONFIG = Path("/proc/config.gz")  # where the kernel has CONFIG_IKCONFIG_PROC
 
 
 class State(StrEnum):
@@ -188,7 +185,7 @@ def bootable(
     files = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     found = [
         ListedKernel(running, version_of(running), State.RUNNING, image=files.pop(running, None),
-               bpf=_has_bpf(boot / f"config-{running}", _RUNNING_CONFIG))
+               bpf=_has_bpf(boot / f"config-{running}", config.RUNNING))
     ]  # fmt: skip
     installed = (
         ListedKernel(release, version_of(release), State.INSTALLED, image=image,
@@ -230,7 +227,5 @@ def _age(kernel: ListedKernel) -> KernelVersion:
 
 def _has_bpf(*configs: Path) -> bool | None:
     """Whether the first configuration that can be read has CONFIG_BPF_SYSCALL."""
-    for path in configs:
-        with contextlib.suppress(OSError):  # it isn't there, or not for us to read
-            return config.read(path).get("CONFIG_BPF_SYSCALL") == "y"
-    return None
+    options = config.read_first(*configs)
+    return None if options is None else options.get("CONFIG_BPF_SYSCALL") == "y"

@@ -9,7 +9,8 @@ from typing import Any
 from xdplab import setup, testbed
 from xdplab.boot import Kernel, built, choice
 from xdplab.build import Build
-from xdplab.errors import NotAChoice, NotBuiltYet
+from xdplab.errors import NotAChoice, NotBuiltYet, NoTree
+from xdplab.probes import Machine
 from xdplab.process import Shell
 from xdplab.runner import Job
 from xdplab.sample import Sample
@@ -69,6 +70,16 @@ class Lab:
 
     def _find(self, kernel: str | None, path: str | None) -> Tree:
         return setup.find(self.workspace, kernel, Path(path) if path is not None else None)
+
+    def machine(self, kernel: str | None, path: str | None, dev: str) -> Machine:
+        """This machine, for the tree that is meant; for none, if none is named nor set up."""
+        try:
+            tree = self._find(kernel, path)
+        except NoTree:
+            if kernel is not None or path is not None:
+                raise
+            tree = None
+        return Machine(self.workspace, self.shell, tree, self.gcc, self.clang, dev)
 
     def bed(self, on: str, build: Build, job: Job, record: RunRecord, boot: str | None) -> Testbed:
         """The testbed that --on names; for a build and a job, where it is a virtual machine.

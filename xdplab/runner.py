@@ -18,6 +18,7 @@ from xdplab.errors import (
     EndedBadly,
     InterfaceTaken,
     ModeRefused,
+    NativeHindered,
     NoSuchInterface,
     NotAChoice,
     NotAnAddress,
@@ -25,6 +26,7 @@ from xdplab.errors import (
     NotPermitted,
     StillAttached,
 )
+from xdplab.interfaces import Hindrance
 from xdplab.process import Line
 from xdplab.testbed import Bench, Process
 from xdplab.workspace import RunRecord, boot_id
@@ -37,6 +39,8 @@ _KERNEL = "libbpf: Kernel error message: "
 # How a driver says that it can't: in its own words, or by having no XDP at all.  That
 # there is a program already is no driver's word.
 _REFUSED = re.compile(rf"{_KERNEL}(?!.*\balready\b)|Operation not supported")
+# veth and others that have native mode alone say that of hardware mode
+_REFUSED_HW = re.compile(rf"{_REFUSED.pattern}|Invalid argument")
 # the binary's one line for us, on standard error
 _ATTACHED = re.compile(
     r"attached: dev (\S+) ifindex (\d+) mode (\w+) link (\w+) prog (\d+) tag ([0-9a-f]{16})"
@@ -90,6 +94,7 @@ class Run:
     process: Process
     program: Program
     early: list[Line]  # what was printed before it was attached
+    notes: list[str] = field(default_factory=list)  # why it has not the mode that it could have
     said: list[str] = field(default_factory=list)  # on standard error, so far
 
     def output(self, timeout: float | None = None) -> Iterator[Reading | str]:
@@ -109,8 +114,8 @@ class Run:
                 self.said.append(line.text)
 
     def remarks(self) -> list[str]:
-        """What the binary had to say while it attached: warnings, and the mode it got and why."""
-        return [line.text for line in self.early if line.stream == "err"]
+        """What there was to say while it attached: warnings, and the mode it got and why."""
+        return [line.text for line in self.early if line.stream == "err"] + self.notes
 
     def stop(self) -> None:
         """Ask it to detach and end; what it prints meanwhile can still be read."""
@@ -121,11 +126,12 @@ class Run:
 def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator[Run]:
     """A run, from attached to gone.
 
-    Raises NoSuchInterface and InterfaceTaken before anything is attached,
-    DidNotAttach or NotPermitted if it can't be, and after the end EndedBadly or
+    Raises NoSuchInterface, InterfaceTaken and NativeHindered before anything is
+    attached, DidNotAttach or NotPermitted if it can't be, and after the end EndedBadly or
     StillAttached: the interface is looked at again.
     """
     check_interface(job.dev, bench)
+    hindrances = _against_native(build, job, bench)
     process = bench.start(build, job.options, record.log)
     with ending(process):
         program, early = _wait_until_attached(job, process)
@@ -138,7 +144,8 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
             started=time.time(),
             ended=None,
         )
-        run = Run(process, program, early)
+        lost = hindrances if program.mode == "skb" else []
+        run = Run(process, program, early, [f"{one.words}: {one.cure}" for one in lost])
         try:
             yield run
         finally:
@@ -182,6 +189,19 @@ def check_interface(dev: str, bench: Bench) -> None:
         )
 
 
+def _against_native(build: Build, job: Job, bench: Bench) -> list[Hindrance]:
+    """What speaks against native mode, where it may be taken; raises NativeHindered."""
+    if job.mode not in ("auto", "native"):
+        return []
+    fragments = any(b"xdp.frags" in path.read_bytes() for path in build.objects)
+    found = [one for one in bench.against_native(job.dev) if not (fragments and one.one_page)]
+    certain = [one for one in found if one.certain]
+    if job.mode == "native" and certain:
+        words, cures = zip(*((one.words, one.cure) for one in certain), strict=True)
+        raise NativeHindered(job.dev, words, cures)
+    return found
+
+
 def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line]]:
     """The binary's word that it is attached, and what it said before."""
     early: list[Line] = []
@@ -199,7 +219,8 @@ def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line
     # where the verifier refused, locked memory that can't be had either is a remark
     if "Operation not permitted" in said and not verifier.refusals(said.splitlines()):
         raise NotPermitted(said)
-    refusals = [line for line in said.splitlines() if _REFUSED.search(line)]
+    refused = _REFUSED_HW if job.mode == "hw" else _REFUSED
+    refusals = [line for line in said.splitlines() if refused.search(line)]
     if refusals and job.mode != "auto":
         raise ModeRefused(job.dev, job.mode, refusals[0].removeprefix(_KERNEL), said)
     raise DidNotAttach(job.dev, code, verifier.shortened(said), said)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 from pathlib import Path
 
 from xdplab.boot import Kernel
 from xdplab.errors import WithoutBpf
+
+RUNNING = Path("/proc/config.gz")  # where the kernel has CONFIG_IKCONFIG_PROC
 
 _SET = re.compile(r"^(CONFIG_\w+)=(.*)$", re.MULTILINE | re.ASCII)
 
@@ -17,6 +20,14 @@ def read(path: Path) -> dict[str, str]:
     content = path.read_bytes()
     text = gzip.decompress(content) if path.suffix == ".gz" else content
     return dict(_SET.findall(text.decode(errors="replace")))
+
+
+def read_first(*paths: Path) -> dict[str, str] | None:
+    """What the first configuration says that can be read; None if none can."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # it isn't there, or not for us to read
+            return read(path)
+    return None
 
 
 def require_bpf(kernel: Kernel) -> None:

@@ -98,23 +98,31 @@ def _card() -> Sequence[str]:
 def engines(workspace: Workspace, shell: Shell, tell: Callable[[str], None]) -> list[Engine]:
     """What to try, in this order: KVM where it works, and emulation.
 
-    A /dev/kvm that opens can still hang or abort, so a boot sector of a few
-    bytes is run with the very options of a guest.  The verdict is kept until
-    the next boot of this machine; `tell` hears of a KVM that can't be used.
+    `tell` hears of a KVM that can't be used.
     """
     if not _KVM.exists():
         return [TCG]
-    known = read_json(workspace.root / _VERDICT) or {}
-    if known.get("boot") == boot_id():
-        fault = known["fault"]
-    else:
-        fault = _why_no_kvm(shell)
-        if not shell.dry:
-            judge_kvm(workspace, fault)
+    fault = kvm_fault(workspace, shell)
     if not fault:
         return [KVM, TCG]
     tell(f"KVM is there but can't be used ({fault}): emulation instead")
     return [TCG]
+
+
+def kvm_fault(workspace: Workspace, shell: Shell) -> str:
+    """Why the KVM that is there can't be used; empty if it can.
+
+    A /dev/kvm that opens can still hang or abort, so a boot sector of a few
+    bytes is run with the very options of a guest.  The verdict is kept until
+    the next boot of this machine.
+    """
+    known = read_json(workspace.root / _VERDICT) or {}
+    if known.get("boot") == boot_id():
+        return str(known["fault"])
+    fault = _why_no_kvm(shell)
+    if not shell.dry:
+        judge_kvm(workspace, fault)
+    return fault
 
 
 def judge_kvm(workspace: Workspace, fault: str) -> None:

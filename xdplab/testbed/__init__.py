@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 from xdplab.build import Build
 from xdplab.errors import LabError, NotAChoice
+from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Line, Shell
@@ -68,6 +69,10 @@ class Bench(ABC):
     @abstractmethod
     def attached(self, dev: str) -> list[Attached]:
         """The XDP programs on an interface of the testbed."""
+
+    def against_native(self, dev: str) -> list[Hindrance]:
+        """What is known to speak against native XDP on an interface as it is now."""
+        return []
 
     @abstractmethod
     def ping(self, source: str, target: str, count: int) -> Pinged:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xdplab import netlink
+from xdplab import interfaces, netlink
 from xdplab.build import Build
 from xdplab.errors import NotAChoice, SessionLost
+from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell
@@ -64,6 +65,10 @@ class LocalBench(Bench):
         if not self.enter:
             return netlink.attached(dev)
         return [Attached(**one) for one in self.ask("attached", dev=dev)]
+
+    def against_native(self, dev: str) -> list[Hindrance]:
+        """What speaks against native XDP; a namespace of ours has only `lo`, which has none."""
+        return [] if self.enter else interfaces.against_native(interfaces.of(dev))
 
     def ping(self, source: str, target: str, count: int) -> Pinged:
         """Send ICMP echo requests inside the namespace."""

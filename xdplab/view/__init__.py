@@ -29,17 +29,20 @@ from xdplab.build import AllSamples, Build, about_pair
 from xdplab.census import Seen
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
+from xdplab.doctor import Finding
 from xdplab.errors import BuildFailed, LabError
 from xdplab.explain import Explanation
 from xdplab.kernels import Inventory
 from xdplab.packets import Pinged
 from xdplab.patching import Change
+from xdplab.probes import Machine
 from xdplab.programs import statistics
 from xdplab.runner import Run
 from xdplab.sample import Sample
 from xdplab.survey import Proof
 from xdplab.tree import Tree
 from xdplab.verify import Check, Outcome
+from xdplab.view import checkup
 from xdplab.view import inventory as inventories
 from xdplab.view.board import Board
 from xdplab.view.live import follow_json, follow_live, follow_plain
@@ -176,6 +179,20 @@ class View:
                     self.out.print(inventories.table(f"{kind}s", cells), soft_wrap=False)
             else:
                 print(aligned([(kind, *row) for kind in rows for row in rows[kind]]))
+
+    def checkup(self, machine: Machine, findings: Sequence[Finding], *, json: bool) -> None:
+        """What the doctor found: a table on a terminal, aligned lines in a pipe, or an object."""
+        tree = machine.tree
+        self.say(
+            f"for {tree.path}: Linux {tree.version}" if tree else "for no tree: none is set up"
+        )
+        with as_long_as_read():
+            if json:
+                print(checkup.as_json(machine, findings))
+            elif self.out.is_terminal:
+                checkup.show(self.out, findings)
+            else:
+                print(checkup.lines(findings))
 
     def proofs(self, survey: Iterable[Proof]) -> list[Proof]:
         """What a survey finds, a line each as it comes."""
