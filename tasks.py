@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
+from invoke.parser.context import ParserContext
+from invoke.program import Program
+from invoke.tasks import Task, task
 
 from xdplab import build as building
 from xdplab import census, eras, lifecycle, patching, runner, testbed, view
+from xdplab import completion as completing
 from xdplab import doctor as doctors
+from xdplab import editor as editing
 from xdplab import explain as explaining
 from xdplab import kernels as stock
 from xdplab import setup as obtaining
@@ -24,6 +30,7 @@ from xdplab.errors import ClaimsFailed, LabError
 from xdplab.lab import Lab
 from xdplab.options import choice, number, whole_number, words
 from xdplab.sample import Sample
+from xdplab.workspace import PROJECT
 
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
 SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
@@ -34,6 +41,7 @@ WHERE = {"on": "host: this machine's own interfaces; netns: a private network na
 BOOT = {"boot": "what the vm boots: 6.1, 6.1-cloud, 6.12.117, a release, the path of an image;"
         " else the tree's own kernel, or one of its series"}  # fmt: skip
 TUTORIAL = "xdp_ip_filter"
+HELPS: dict[str, dict[str, str]] = {}  # by command and option; Invoke empties its own
 
 
 def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
@@ -50,6 +58,7 @@ def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
                 fault = LabError.of(error)
                 raise Exit(view.error_text(fault), fault.exit_code) from error
 
+        HELPS[body.__name__] = helps
         return task(wrapped, help=helps)
 
     return decorate
@@ -176,6 +185,24 @@ def build(
         with lab.view.stage("building all samples") as stage:
             others = building.build_all_samples(target, tools, lab.workspace, lab.shell, stage.line)
         lab.view.all_built(others)
+
+
+@step(**TREE, **SAMPLE, **COMPILERS)
+def editor(
+    lab: Lab,
+    kernel: str | None = None,
+    tree: str | None = None,
+    sample: str = TUTORIAL,
+    gcc: str | None = None,
+    clang: str | None = None,
+) -> None:
+    """Step 6: write compile_commands.json beside the pair, so that clangd finds every header."""
+    target, pair, tools = lab.tree(kernel, tree), Sample.find(sample), lab.toolchain(gcc, clang)
+    with lab.view.stage(f"asking kbuild about {pair.name}", pair) as stage:
+        written = editing.write(
+            target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say
+        )
+    lab.view.commands(written, target)
 
 
 @step(
@@ -420,7 +447,42 @@ def matrix(
     matrices.require_passed(results)
 
 
-@step()
-def docs(lab: Lab) -> None:
+@step(pictures="make the pictures anew too, in a real terminal, on the current tree")
+def docs(lab: Lab, pictures: bool = False) -> None:
     """Write docs/kernels.md anew, from the tables of the library and docs/proofs.json."""
     lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")
+    if pictures:
+        made = lab.shell.run([sys.executable, "scripts/picture"], cwd=PROJECT)
+        lab.view.done([line.text for line in made.lines], nothing="no picture was made")
+
+
+@step(shell="bash, zsh or fish", line="what is typed so far")  # noqa: S604  # no process
+def completion(lab: Lab, shell: str, line: str | None = None) -> None:
+    """Have TAB complete commands, options and values: source <(invoke completion bash)."""
+    kind = choice("SHELL", shell, completing.Shell)
+    if line is None:
+        lab.view.text(completing.script(kind))
+        return
+    tasks = Collection(*(one for one in globals().values() if isinstance(one, Task)))
+    known = [_command(one, tasks[one.name].__doc__) for one in tasks.to_contexts()]
+    program = _command(ParserContext("", args=[*Program().core_args(), *Program().task_args()]))
+    found = completing.candidates(line, program, known, lab.workspace)
+    lab.view.text("".join(f"{one.word}\t{one.help}".strip() + "\n" for one in found))
+
+
+def _command(context: ParserContext, doc: str | None = "") -> completing.Command:
+    """What may follow a command, as Invoke has it from the function's parameters."""
+    name = str(context.name)
+    helps = HELPS.get(name, {})
+    options = {
+        argument: completing.Option(
+            argument.name,
+            tuple(sorted(context.names_for(flag))),
+            argument.takes_value,
+            argument.help or helps.get(argument.name, ""),
+            str(argument.default or ""),
+        )
+        for flag, argument in context.flags.items()
+    }
+    positional = tuple(options[argument] for argument in context.positional_args)
+    return completing.Command(name, doc or "", tuple(options.values()), positional)

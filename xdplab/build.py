@@ -74,14 +74,15 @@ class Build:
 def build(
     tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace, shell: Shell,
     on_line: OnLine, tell: Callable[[str], None], *, mend: bool = False, trace: bool = False,
-    keep: Path | None = None,
+    keep: Path | None = None, aloud: bool = False,
 ) -> Build:  # fmt: skip
     """Build the pair, as far as it isn't built yet; make decides what is stale.
 
     With `mend` a damaged tree is mended first, and `tell` hears of it; with
     `trace` the kernel half logs each packet; `keep` is where the result goes,
-    if not where the workspace has builds.  Raises Damaged, what patching and
-    kbuild raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
+    if not where the workspace has builds; `aloud` compiles both halves in any case,
+    and has each command in the log.  Raises Damaged, what patching and kbuild
+    raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
     """
     directory = keep or workspace.build(tree.key, sample.name)
     log = directory / "build.log"
@@ -97,9 +98,11 @@ def build(
                 directory.mkdir(parents=True, exist_ok=True)
                 log.unlink(missing_ok=True)
                 place(tree, sample, tools, trace=trace)
+                for made in sample.objects if aloud else ():
+                    (tree.samples / made).unlink(missing_ok=True)
             started = time.monotonic()
             try:
-                finished = kbuild.make_sample(tree, sample, tools, shell, on_line, log)
+                finished = kbuild.make_sample(tree, sample, tools, shell, on_line, log, aloud=aloud)
             except BaseException:
                 # make takes a half-made object for a finished one
                 (tree.samples / sample.object).unlink(missing_ok=True)

@@ -299,6 +299,16 @@ class FileInTheWay(InputError):
         )
 
 
+class NotOurCommands(InputError):
+    """A compile_commands.json of the user's is where ours would go."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is there already, and is not what the harness wrote",
+            "move it away, or remove it if nothing else needs it",
+        )
+
+
 class NotACompiler(InputError):
     """`--gcc` or `--clang` names no command that is one."""
 

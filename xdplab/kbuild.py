@@ -92,18 +92,21 @@ def _has_own_config(tree: Tree) -> bool:
 
 
 def make_sample(
-    tree: Tree, sample: Sample, tools: Toolchain, shell: Shell, on_line: OnLine, log: Path
-) -> Finished:
+    tree: Tree, sample: Sample, tools: Toolchain, shell: Shell, on_line: OnLine, log: Path,
+    *, aloud: bool = False,
+) -> Finished:  # fmt: skip
     """Build the one pair by the tree's own rules: its lists, narrowed on the command line.
 
-    $(obj) is for make to fill in: "samples/bpf", or "." from v6.13 on.
+    $(obj) is for make to fill in: "samples/bpf", or "." from v6.13 on.  `aloud` has
+    it say each command, and go on with the other half where one fails.
     """
     dialect = Dialect.of(tree)
     lists = [
         f"{dialect.programs}={sample.name}",
         f"{dialect.always}=$(obj)/{sample.name} $(obj)/{sample.object}",
     ]
-    return make(tree, [f"M={SAMPLES}", *lists, *_PIPEFAIL], tools, shell, on_line, log)
+    how = ["-k", "V=1"] if aloud else []
+    return make(tree, [*how, f"M={SAMPLES}", *lists, *_PIPEFAIL], tools, shell, on_line, log)
 
 
 def make_all_samples(

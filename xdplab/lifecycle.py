@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xdplab import damage, footprint, netlink, patching, setup, testbed
+from xdplab import damage, editor, footprint, netlink, patching, setup, testbed
 from xdplab.errors import NoSuchInterface, NothingRuns, NotOurs, StillAttached
 from xdplab.netlink import IP_LINK_WORDS, Attached
 from xdplab.packets import Pinged
@@ -196,6 +196,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
                 shell.echo(f"invoke patch --revert --tree {tree.path}")
                 continue
             done += as_found(tree)
+    done += editor.remove(workspace, shell)
     ours = ["builds", "runs", "matrix", "locks", "foreign-trees.json"]
     ours += ["trees", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):

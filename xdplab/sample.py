@@ -9,6 +9,8 @@ from pathlib import Path
 from xdplab.errors import NotASample
 from xdplab.workspace import PROJECT
 
+KERN = "_kern.c"  # how the kernel half's file name ends
+PLACES = (PROJECT, PROJECT / "samples")  # where a pair is looked for by its name
 COMPAT = PROJECT / "xdp_compat.h"  # what differs between trees; it goes wherever a pair goes
 
 
@@ -31,13 +33,13 @@ class Sample:
             directory, name = path.parent, re.sub(r"(_kern|_user)?(\.c)?$", "", path.name)
             places = [directory]
         else:
-            name, places = given, [PROJECT, PROJECT / "samples"]
+            name, places = given, list(PLACES)
         if not re.fullmatch(r"[a-zA-Z]\w*", name, re.ASCII):
             raise NotASample(given, "its name must be letters, digits and '_': make reads it")
         for place in places:
             sample = cls(
                 name,
-                (place / f"{name}_kern.c").absolute(),
+                (place / f"{name}{KERN}").absolute(),
                 (place / f"{name}_user.c").absolute(),
             )
             missing = [file.name for file in (sample.kern, sample.user) if not file.is_file()]
@@ -50,6 +52,11 @@ class Sample:
     def object(self) -> str:
         """The BPF object's file name, which the user half opens by that name."""
         return f"{self.name}_kern.o"
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The file names of what the two halves are compiled to."""
+        return self.object, f"{self.name}_user.o"
 
     @property
     def sources(self) -> tuple[Path, ...]:

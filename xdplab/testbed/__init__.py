@@ -16,6 +16,8 @@ from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Line, Shell
 
+NAMES = ("host", "netns", "vm")  # as --on has them
+
 
 class Process(Protocol):
     """A program that runs in a testbed: see process.Running."""
@@ -119,7 +121,7 @@ def named(name: str) -> Testbed:
 
     beds: dict[str, type[Testbed]] = {bed.name: bed for bed in (Host, Netns)}
     if name not in beds:
-        raise NotAChoice("--on", name, [*beds, "vm"])
+        raise NotAChoice("--on", name, NAMES)
     return ready(beds[name]())
 
 

@@ -75,6 +75,11 @@ class View:
         """A sentence beside the result."""
         self.err.print(Text(text))
 
+    def text(self, text: str) -> None:
+        """Text for another program, as it is."""
+        with as_long_as_read():
+            sys.stdout.write(text)
+
     def lines(self, lines: Iterable[str]) -> None:
         """Somebody else's words, untouched: a compiler's, a binary's."""
         for line in lines:
@@ -147,6 +152,14 @@ class View:
             self.out.print(
                 f"{build.program}: for Linux {build.facts['version']},"
                 f" in {build.facts['seconds']:.1f} s; log: {build.facts['log']}"
+            )
+
+    def commands(self, written: Path | None, tree: Tree) -> None:
+        """Where an editor finds how the pair is compiled; a dry run wrote nothing."""
+        if written:
+            self.out.print(f"{written}: the pair's two commands, as Linux {tree.version} has them")
+            self.say(
+                "an editor with clangd takes them from there; one that is open, once restarted"
             )
 
     def all_built(self, samples: AllSamples) -> None:
