@@ -16,20 +16,22 @@ from invoke.program import Program
 from invoke.tasks import Task, task
 
 from xdplab import build as building
-from xdplab import census, eras, lifecycle, patching, runner, testbed, view
+from xdplab import census, eras, language, lifecycle, patching, runner, testbed, view
 from xdplab import completion as completing
 from xdplab import doctor as doctors
 from xdplab import editor as editing
+from xdplab import exercises as practice
 from xdplab import explain as explaining
 from xdplab import kernels as stock
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
 from xdplab import verify as proving
 from xdplab.boot import built
-from xdplab.errors import ClaimsFailed, LabError
+from xdplab.errors import ClaimsFailed, LabError, NotSolved
 from xdplab.lab import Lab
 from xdplab.options import choice, number, whole_number, words
 from xdplab.sample import Sample
+from xdplab.testbed.netns import wired
 from xdplab.workspace import PROJECT
 
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
@@ -40,6 +42,7 @@ WHERE = {"on": "host: this machine's own interfaces; netns: a private network na
          " vm: a virtual machine"}  # fmt: skip
 BOOT = {"boot": "what the vm boots: 6.1, 6.1-cloud, 6.12.117, a release, the path of an image;"
         " else the tree's own kernel, or one of its series"}  # fmt: skip
+LANG = {"lang": "en or fr; else the locale's"}
 TUTORIAL = "xdp_ip_filter"
 HELPS: dict[str, dict[str, str]] = {}  # by command and option; Invoke empties its own
 
@@ -363,6 +366,53 @@ def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
         testbed.named(on)
         done = lifecycle.detach(dev, lab.workspace, lab.shell)
     lab.view.done(done, nothing=f"no XDP program is on {dev}")
+
+
+@step(**LANG)
+def exercises(lab: Lab, lang: str | None = None) -> None:
+    """What to do after step 13: exercises that extend the pair, and which are solved."""
+    known = practice.every(language.choose(lang))
+    lab.view.exercises([(one, practice.solved(one, lab.workspace)) for one in known])
+
+
+@step(
+    **TREE,
+    **LANG,
+    check="build your pair, and send frames through it",
+    hint="show hints too",
+)
+def exercise(
+    lab: Lab,
+    name: str,
+    check: bool = False,
+    hint: bool = False,
+    lang: str | None = None,
+    kernel: str | None = None,
+    tree: str | None = None,
+) -> None:
+    """One exercise: what is asked, files to begin with, and with --check what is still wrong."""
+    asked = practice.named(name, language.choose(lang))
+    if not check:
+        practice.begin(asked, lab.shell)
+        lab.view.assignment(asked, hints=hint)
+        return
+    pair, target, tools = asked.pair(), lab.tree(kernel, tree), lab.toolchain()
+    bed, digest = testbed.named("netns"), asked.digest()
+    with lab.view.stage(f"building {pair.name}", pair) as stage:
+        result = building.build(
+            target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say
+        )
+    if lab.shell.dry:
+        for job in practice.jobs(asked):
+            bed.show(result, job.options, lab.shell)
+        return
+    with wired(lab.shell) as bench:
+        found = practice.check(asked, result, bench, lab.workspace.new_run())
+        wrong = lab.view.checks(found)
+    if wrong:
+        raise NotSolved(asked.name, len(wrong), pair.kern)
+    practice.remember(asked, digest, lab.workspace)
+    lab.view.say(asked.words["labels"]["solved"])
 
 
 @step(trees="remove fetched trees, kernels and downloads too (never a tree of your own)")

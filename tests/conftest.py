@@ -337,6 +337,17 @@ def nobody() -> Iterator[Path]:
         shutil.rmtree(home)
 
 
+@pytest.fixture
+def with_sudo(tmp_path: Path) -> tuple[str | Path, ...]:
+    """The prefix of commands of an ordinary user whom sudo lets do everything."""
+    if not shutil.which("sudo"):
+        pytest.skip("there is no sudo")
+    rule = tmp_path / "sudoers"
+    rule.write_text("nobody ALL=(root) NOPASSWD: ALL\n")
+    script = 'mount --bind "$0" /etc/sudoers && exec "$@"'  # for this command alone
+    return ("unshare", "--mount", "sh", "-c", script, rule, *NOBODY)
+
+
 # ---- real trees
 
 

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -124,17 +123,6 @@ def test_the_claim_holds_on_the_host(
     assert outcome.code == 0, outcome.out + outcome.err
     assert len(HELD.findall(outcome.out)) == 5  # it is not seen without the filter
     assert host.programs() == []
-
-
-@pytest.fixture
-def with_sudo(tmp_path: Path) -> tuple[str | Path, ...]:
-    """The prefix of commands of an ordinary user whom sudo lets do everything."""
-    if not shutil.which("sudo"):
-        pytest.skip("there is no sudo")
-    rule = tmp_path / "sudoers"
-    rule.write_text("nobody ALL=(root) NOPASSWD: ALL\n")
-    script = 'mount --bind "$0" /etc/sudoers && exec "$@"'  # for this command alone
-    return ("unshare", "--mount", "sh", "-c", script, rule, *NOBODY)
 
 
 def test_only_the_binary_is_root(

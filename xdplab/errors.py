@@ -158,6 +158,16 @@ class NothingRuns(InputError):
         super().__init__(f"no filter runs on {where}", f"start one: invoke run --on {where}")
 
 
+class NotBegun(InputError):
+    """exercise: there is no pair to be checked yet."""
+
+    def __init__(self, exercise: str) -> None:
+        super().__init__(
+            f"there is no pair of the exercise {exercise} yet",
+            f"invoke exercise {exercise} tells what is asked, and makes it",
+        )
+
+
 class NoTree(InputError):
     """A command needs a tree, and none was set up."""
 
@@ -775,6 +785,17 @@ class ClaimsFailed(SampleFailed):
 
     def __init__(self, failed: Iterable[str], log: Path) -> None:
         super().__init__(f"not as claimed: {'; '.join(failed)}", f"what it printed: {log}")
+
+
+class NotSolved(SampleFailed):
+    """exercise: something of what was looked at is not as asked."""
+
+    def __init__(self, exercise: str, wrong: int, file: Path) -> None:
+        super().__init__(
+            f"the exercise {exercise} isn't solved yet: {wrong} wrong, each with the reason above",
+            f"edit {file}, or its other half, and check again; invoke exercise {exercise} --hint"
+            " helps",
+        )
 
 
 class NotAllPassed(SampleFailed):

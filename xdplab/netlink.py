@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 # The attributes of IFLA_XDP that carry a program's id, by mode (linux/if_link.h,
 # v4.18), and what `ip link` calls the mode.
@@ -14,6 +15,8 @@ _IDS = {
     "hw": "IFLA_XDP_HW_PROG_ID",
 }
 _ATTACHED_MODES = {1: "native", 2: "skb", 3: "hw"}
+_IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
+_HAS_IPV6 = Path("/proc/net/if_inet6")
 IP_LINK_WORDS = {"native": "xdpdrv", "skb": "xdpgeneric", "hw": "xdpoffload"}
 
 
@@ -69,6 +72,25 @@ def bring_up(dev: str) -> None:
 
     with IPRoute() as netlink:
         netlink.link("set", index=netlink.link_lookup(ifname=dev)[0], state="up")
+
+
+def lay_cable(ends: tuple[str, str]) -> None:
+    """Make a veth pair, silent and up; needs CAP_NET_ADMIN.
+
+    An interface that comes up gives itself an IPv6 address, and tells the other
+    end of it (addr_gen_mode in the kernel's ip-sysctl): not these.
+    """
+    from pyroute2 import IPRoute
+
+    none = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
+    silent = {"IFLA_AF_SPEC": {"attrs": [("AF_INET6", none)]}} if _HAS_IPV6.exists() else {}
+    with IPRoute() as netlink:
+        netlink.link("add", ifname=ends[0], kind="veth", peer={"ifname": ends[1]})
+        for end in ends:
+            index = netlink.link_lookup(ifname=end)[0]
+            if silent:
+                netlink.link("set", index=index, **silent)
+            netlink.link("set", index=index, state="up")
 
 
 def add_address(dev: str, address: str) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 ECHO_REPLY, _ECHO_REQUEST = 0, 8  # RFC 792
+_ETH_P_ALL = 3  # linux/if_ether.h
+_MARK = b"\x02xdp"  # begins an Ethernet source address of ours; the frame's number follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +66,32 @@ def _requests_in(receiver: socket.socket, source: str, identity: int) -> int:
         kind, _code, _checksum, owner, number = struct.unpack_from("!BBHHH", packet, header)
         if kind == _ECHO_REQUEST and owner == identity and sender == source:
             seen.add(number)
+
+
+def arrivals(frames: Sequence[bytes], sender: str, receiver: str, patience: float) -> list[bool]:
+    """Which Ethernet frames, sent into one end of a cable, come out of the other, past XDP.
+
+    Each is told by its Ethernet source address, which is written over.  All keep
+    their order, so when the last is there the others won't come any more; if it
+    doesn't come, they have had `patience` seconds.
+    """
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as into,
+        # a packet(7) socket hears what XDP lets pass
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as out_of,
+    ):
+        into.bind((sender, 0))
+        out_of.bind((receiver, _ETH_P_ALL))
+        for number, frame in enumerate(frames):
+            into.send(frame[:6] + _MARK + struct.pack("!H", number) + frame[12:])
+        arrived = [False] * len(frames)
+        deadline = time.monotonic() + patience
+        while not arrived[-1] and (left := deadline - time.monotonic()) > 0:
+            out_of.settimeout(left)
+            try:
+                address = out_of.recv(65536)[6:12]
+            except TimeoutError:
+                break
+            if address.startswith(_MARK):
+                arrived[int.from_bytes(address[len(_MARK) :])] = True
+    return arrived

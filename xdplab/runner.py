@@ -41,6 +41,8 @@ _KERNEL = "libbpf: Kernel error message: "
 _REFUSED = re.compile(rf"{_KERNEL}(?!.*\balready\b)|Operation not supported")
 # veth and others that have native mode alone say that of hardware mode
 _REFUSED_HW = re.compile(rf"{_REFUSED.pattern}|Invalid argument")
+# That the limit can't be raised is said beside every failure; by itself it stops nothing.
+_NOT_PERMITTED = re.compile(r"^(?!RLIMIT_MEMLOCK).*Operation not permitted", re.MULTILINE)
 # the binary's one line for us, on standard error
 _ATTACHED = re.compile(
     r"attached: dev (\S+) ifindex (\d+) mode (\w+) link (\w+) prog (\d+) tag ([0-9a-f]{16})"
@@ -216,8 +218,7 @@ def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line
         running.end()
     said = "\n".join(line.text for line in early if line.stream == "err")
     code = running.wait(_END_PATIENCE)
-    # where the verifier refused, locked memory that can't be had either is a remark
-    if "Operation not permitted" in said and not verifier.refusals(said.splitlines()):
+    if _NOT_PERMITTED.search(said):
         raise NotPermitted(said)
     refused = _REFUSED_HW if job.mode == "hw" else _REFUSED
     refusals = [line for line in said.splitlines() if refused.search(line)]

@@ -26,11 +26,17 @@ def _ping(source: str, target: str, count: int) -> dict[str, Any]:
     return asdict(packets.ping(source, target, count))
 
 
+def _arrivals(frames: list[str], **where: Any) -> list[bool]:
+    return packets.arrivals([bytes.fromhex(frame) for frame in frames], **where)
+
+
 _DEEDS: dict[str, Callable[..., Any]] = {
     "attached": _attached,
     "ping": _ping,
     "bring_up": netlink.bring_up,
     "add_address": netlink.add_address,
+    "lay_cable": netlink.lay_cable,
+    "arrivals": _arrivals,
     "interfaces": netlink.interfaces,
 }
 

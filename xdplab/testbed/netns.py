@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
@@ -27,12 +27,32 @@ class Netns(LocalTestbed):
         return MissingTools(absent, "run") if absent else None
 
     @contextlib.contextmanager
-    def open(self, shell: Shell, *, packets: bool) -> Iterator[Bench]:
+    def open(self, shell: Shell, *, packets: bool) -> Iterator[LocalBench]:
         """A new namespace, held by our agent, with `lo` up."""
         with agent_in(LocalBench(shell), ["unshare", "--net"], ["net_raw", "net_admin"]) as bench:
             bench.enter = ("nsenter", f"--net=/proc/{bench.netns}/ns/net")
             bench.ask("bring_up", dev="lo")
             yield bench
+
+
+NEAR, FAR = "xdp0", "wire0"  # the ends of the cable: the program's, and the one to send into
+
+_TRANSIT = 0.5  # seconds for a frame to come through, where nothing tells that none will come
+
+
+@contextlib.contextmanager
+def wired(shell: Shell) -> Iterator[LocalBench]:
+    """A new namespace with a cable in it, on which there is nothing but what we send."""
+    with Netns().open(shell, packets=True) as bench:
+        bench.ask("lay_cable", ends=(NEAR, FAR))
+        yield bench
+
+
+def arrivals(bench: LocalBench, frames: Sequence[bytes]) -> list[bool]:
+    """Which frames, sent into the far end, get past XDP at the near: see packets.arrivals."""
+    sent = [frame.hex() for frame in frames]
+    answer = bench.ask("arrivals", frames=sent, sender=FAR, receiver=NEAR, patience=_TRANSIT)
+    return [bool(one) for one in answer]
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from xdplab.counters import Reading
 from xdplab.dialect import Dialect
 from xdplab.doctor import Finding
 from xdplab.errors import BuildFailed, LabError
+from xdplab.exercises import Exercise
 from xdplab.explain import Explanation
 from xdplab.kernels import Inventory
 from xdplab.packets import Pinged
@@ -43,6 +44,7 @@ from xdplab.survey import Proof
 from xdplab.tree import Tree
 from xdplab.verify import Check, Outcome
 from xdplab.view import checkup
+from xdplab.view import exercises as assignments
 from xdplab.view import inventory as inventories
 from xdplab.view.board import Board
 from xdplab.view.live import follow_json, follow_live, follow_plain
@@ -311,6 +313,18 @@ class View:
                 self.out.print(Text(line))
         if not any(one.attached for one in seen):
             self.say("no XDP program is on any interface of this machine")
+
+    # ---- exercises
+
+    def exercises(self, exercises: Sequence[tuple[Exercise, bool | None]]) -> None:
+        """Every exercise and how far it is."""
+        with as_long_as_read():
+            print(aligned(list(assignments.rows(exercises))))
+
+    def assignment(self, exercise: Exercise, *, hints: bool) -> None:
+        """What an exercise asks for."""
+        with as_long_as_read():
+            print(assignments.assignment(exercise, hints=hints, width=min(self.out.width, 88)))
 
 
 def error_text(error: LabError) -> str:
