@@ -16,7 +16,18 @@ from invoke.program import Program
 from invoke.tasks import Task, task
 
 from xdplab import build as building
-from xdplab import census, eras, language, lifecycle, patching, runner, testbed, view
+from xdplab import (
+    census,
+    eras,
+    exporting,
+    language,
+    lifecycle,
+    patching,
+    plotting,
+    runner,
+    testbed,
+    view,
+)
 from xdplab import completion as completing
 from xdplab import doctor as doctors
 from xdplab import editor as editing
@@ -29,7 +40,7 @@ from xdplab import verify as proving
 from xdplab.boot import built
 from xdplab.errors import ClaimsFailed, LabError, NotSolved
 from xdplab.lab import Lab
-from xdplab.options import choice, number, whole_number, words
+from xdplab.options import choice, number, one_of, whole_number, words
 from xdplab.sample import Sample
 from xdplab.testbed.netns import wired
 from xdplab.workspace import PROJECT
@@ -243,8 +254,11 @@ def kernel(
     interval="seconds between two readings",
     rounds="how many readings, 0 for no end",
     duration="stop after so many seconds",
+    plain="a sentence a reading and nothing drawn, as in a pipe: for screen readers",
+    raw="the binary's own output, line for line, as in the post",
     json="a JSON object a reading, on standard output",
-    plain="the binary's own output, line for line",
+    csv="a line of CSV a reading, on standard output",
+    prometheus="serve the counters to Prometheus: a port of 127.0.0.1, or a file",
 )
 def run(
     lab: Lab,
@@ -256,8 +270,11 @@ def run(
     interval: str = "2",
     rounds: str = "1000",
     duration: str | None = None,
-    json: bool = False,
     plain: bool = False,
+    raw: bool = False,
+    json: bool = False,
+    csv: bool = False,
+    prometheus: str | None = None,
     kernel: str | None = None,
     tree: str | None = None,
     sample: str = TUTORIAL,
@@ -271,17 +288,36 @@ def run(
         whole_number("--rounds", rounds),
     )
     seconds = None if duration is None else number("--duration", duration)
+    form = one_of(plain=plain, raw=raw, json=json, csv=csv)
+    exporter = exporting.target(prometheus)
     build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
     bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
         bed.show(build, job.options, lab.shell)
         return
     with (
+        exporting.exported(exporter, lab.view.say) as export,
         bed.open(lab.shell, packets=False) as bench,
         runner.started(build, job, bench, record) as session,
     ):
-        lab.view.follow(session, seconds, json=json, plain=plain)
+        export(session)
+        lab.view.follow(session, seconds, form)
     lab.view.say(f"detached: nothing of it is left on {dev}")
+
+
+@step(
+    run="a run's name or directory, or a file that run --json or --csv wrote; else the newest",
+    png="make a picture of this name instead",
+)
+def plot(lab: Lab, run: str | None = None, png: str | None = None) -> None:
+    """Step 12: draw the rates of a run, in the terminal or as a picture."""
+    path = plotting.find(run, lab.workspace)
+    readings, title = plotting.read(path), plotting.title(path)
+    if png is None:
+        lab.view.plot(readings, title)
+    elif not lab.shell.dry:
+        plotting.to_png(readings, title, Path(png))
+        lab.view.pictured(Path(png), readings)
 
 
 @step(

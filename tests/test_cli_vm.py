@@ -49,7 +49,7 @@ def running(lab: Invoke, kernel: Kernel, *options: str) -> Iterator[Background]:
 def left_of(workspace: Path) -> list[str]:
     """Processes of virtual machines, and files of theirs that are no logs."""
     files = [path.name for path in workspace.glob("runs/*/*")]
-    unwanted = sorted(set(files) - {"kernel.log", "output.log", "run.json"})
+    unwanted = sorted(set(files) - {"kernel.log", "output.log", "readings.jsonl", "run.json"})
     return [*map(str, processes_in(workspace / "runs")), *unwanted]
 
 

@@ -176,7 +176,7 @@ def test_json_readings(lab: Invoke) -> None:
     readings = [json.loads(line) for line in outcome.out.splitlines()]
     assert [reading["round"] for reading in readings] == [0, 1, 2]
     for reading in readings:
-        assert reading.keys() == {"schema", "at", "round", "per_cpu", "total", "rate"}
+        assert reading.keys() == {"schema", "at", "round", "per_cpu", "total", "rates", "rate"}
         assert reading["schema"] == 1
         assert reading["total"] == sum(reading["per_cpu"].values()) == 0
     assert [reading["rate"] for reading in readings] == [None, 0, 0]
@@ -188,13 +188,13 @@ def possible_cpus() -> int:
     return sum(int(part.split("-")[-1]) - int(part.split("-")[0]) + 1 for part in ranges)
 
 
-def test_plain_output_is_the_posts(lab: Invoke) -> None:
+def test_raw_output_is_the_posts(lab: Invoke) -> None:
     number = int.from_bytes(bytes([192, 168, 1, 78]), sys.byteorder)
     expected = [f"the ip to filter is 192.168.1.78/{number}"]
     for count in range(2):
         cpus = [f"cpu {cpu}, value = 0" for cpu in range(possible_cpus())]
         expected += [str(count), *cpus, "", ""]
-    outcome = lab("run", "--on=netns", "--plain", "--interval=0.1", "--rounds=2")
+    outcome = lab("run", "--on=netns", "--raw", "--interval=0.1", "--rounds=2")
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines() == [*expected, "end"]
 

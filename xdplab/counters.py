@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 _ROUND = re.compile(r"\d{1,10}")
 _CPU = re.compile(r"cpu (\d{1,5}), value = (\d{1,20})")
@@ -28,6 +28,27 @@ class Reading:
     at: float  # seconds since the epoch
     round: int
     per_cpu: dict[int, int]  # packets, by CPU
+    # packets a second since the reading before, by CPU; none in the first
+    rates: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def after(
+        cls, before: Reading | None, at: float, number: int, per_cpu: dict[int, int]
+    ) -> Reading:
+        """A reading with the rates since the one before it."""
+        seconds = at - before.at if before else 0.0
+        if not before or seconds <= 0:  # the first, or the clock was set back
+            return cls(at, number, per_cpu)
+        rates = {
+            cpu: _increase(before.per_cpu.get(cpu, 0), count) / seconds
+            for cpu, count in per_cpu.items()
+        }
+        return cls(at, number, per_cpu, rates)
+
+    @property
+    def rate(self) -> float | None:
+        """Packets a second on all CPUs; None in the first reading."""
+        return sum(self.rates.values()) if self.rates else None
 
     @property
     def total(self) -> int:
@@ -42,6 +63,7 @@ def readings(
 
     Lines of a block that turns out to be broken are given back in their order.
     """
+    last: Reading | None = None
     block: list[str] = []  # the lines of the block so far, as they came
     number = 0
     per_cpu: dict[int, int] = {}
@@ -52,7 +74,8 @@ def readings(
             per_cpu[int(found[1])] = int(found[2])
             block.append(text)
         elif block and not text and per_cpu:
-            yield Reading(clock(), number, per_cpu)
+            last = Reading.after(last, clock(), number, per_cpu)
+            yield last
             block, per_cpu = [], {}
         elif _ROUND.fullmatch(text):
             yield from block
@@ -66,6 +89,17 @@ def readings(
         else:
             yield text  # somebody else's line in the middle of a block
     yield from block
+
+
+def busiest(counts: Mapping[int, int], most: int) -> list[int]:
+    """The CPUs that have counted anything, in their order; of many those that have most."""
+    counted = sorted((cpu for cpu in counts if counts[cpu]), key=lambda cpu: (-counts[cpu], cpu))
+    return sorted(counted[: max(0, most)])
+
+
+def _increase(before: int, now: int) -> int:
+    """What was counted meanwhile; a count that went down was begun anew, from 0."""
+    return now - before if now >= before else now
 
 
 def _plausible(found: re.Match[str], per_cpu: dict[int, int]) -> bool:

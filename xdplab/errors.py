@@ -426,6 +426,61 @@ class NotACluster(InputError):
         )
 
 
+class NotTogether(InputError):
+    """Options of which only one can be had."""
+
+    def __init__(self, given: Iterable[str]) -> None:
+        options = list(given)
+        super().__init__(
+            f"{' and '.join(options)} can't be had together",
+            f"leave out all but one; what {options[0]} prints can be saved, and drawn later:"
+            " invoke plot --run FILE",
+        )
+
+
+class NoPort(InputError):
+    """`--prometheus` names a port that can't be listened on."""
+
+    def __init__(self, port: int, why: str) -> None:
+        super().__init__(
+            f"port {port} can't be listened on: {why}",
+            "--prometheus takes a free port from 1024 to 65535, 0 for any that is free, or a file",
+        )
+
+
+class NotWritable(InputError):
+    """A file that was named to be written can't be, or must not."""
+
+    def __init__(self, option: str, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} can't be written: {why}",
+            f"{option} takes a file in a directory that is there and that you can write to",
+        )
+
+
+class NotReadings(InputError):
+    """A file that should hold a run's readings doesn't."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} holds no readings that can be drawn: {why}",
+            "--run takes a run's name or directory, or a file that invoke run --json or --csv"
+            " has written, with two readings or more",
+        )
+
+
+class NoReadings(InputError):
+    """plot: no run has left any readings."""
+
+    def __init__(self, wanted: str | None, present: Iterable[str]) -> None:
+        which = f"no run {wanted!r} has" if wanted else "no run has"
+        known = ", ".join(present)
+        super().__init__(
+            f"{which} left readings to draw",
+            f"--run takes a file, or one of: {known}" if known else "make one: invoke run",
+        )
+
+
 class CannotRevert(InputError):
     """Somebody edited the very lines that are to be taken back."""
 

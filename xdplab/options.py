@@ -6,7 +6,7 @@ import math
 from enum import StrEnum
 from typing import TypeVar
 
-from xdplab.errors import NotAChoice, NotANumber
+from xdplab.errors import NotAChoice, NotANumber, NotTogether
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -36,6 +36,14 @@ def choice(option: str, given: str, choices: type[_Choice]) -> _Choice:
         return choices(given)
     except ValueError:
         raise NotAChoice(option, given, choices) from None
+
+
+def one_of(**given: bool) -> str | None:
+    """The name of the one option that was given, or None; raises NotTogether."""
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise NotTogether(f"--{name}" for name in names)
+    return names[0] if names else None
 
 
 def words(given: str | None) -> list[str]:

@@ -7,10 +7,10 @@ import ipaddress
 import itertools
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
-from xdplab import verifier
+from xdplab import formats, verifier
 from xdplab.build import Build
 from xdplab.counters import Reading, readings
 from xdplab.errors import (
@@ -28,7 +28,7 @@ from xdplab.errors import (
 )
 from xdplab.interfaces import Hindrance
 from xdplab.process import Line
-from xdplab.testbed import Bench, Process
+from xdplab.testbed import Bench, Place, Process
 from xdplab.workspace import RunRecord, boot_id
 
 MODES = ("auto", "native", "skb", "hw")
@@ -95,22 +95,33 @@ class Run:
 
     process: Process
     program: Program
-    early: list[Line]  # what was printed before it was attached
+    ip: str  # whose packets it drops
+    place: Place
+    since: float  # when it was attached, in seconds since the epoch
+    early: list[Line] = field(default_factory=list)  # what was printed before it was attached
+    # each gets every reading, before who follows the run
+    sinks: list[Callable[[Reading], None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # why it has not the mode that it could have
     said: list[str] = field(default_factory=list)  # on standard error, so far
 
-    def output(self, timeout: float | None = None) -> Iterator[Reading | str]:
-        """Readings and other lines as they come, to the binary's end.
+    def output(
+        self, timeout: float | None = None, hear: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Reading | str]:
+        """Readings and other lines as they come, to the binary's end; `hear` gets all lines.
 
         Raises TimeoutError after `timeout` seconds in all.
         """
-        return readings(self.lines(timeout))
+        for item in readings(self._lines(timeout, hear)):
+            if isinstance(item, Reading):
+                for sink in self.sinks:
+                    sink(item)
+            yield item
 
-    def lines(self, timeout: float | None = None) -> Iterator[str]:
-        """The binary's own lines."""
+    def _lines(self, timeout: float | None, hear: Callable[[str], None]) -> Iterator[str]:
         early, self.early = self.early, []
         for line in itertools.chain(early, self.process.lines(timeout)):
             if line.stream == "out":
+                hear(line.text)
                 yield line.text
             else:
                 self.said.append(line.text)
@@ -134,26 +145,31 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
     """
     check_interface(job.dev, bench)
     hindrances = _against_native(build, job, bench)
+    place = bench.place(job.dev)
     process = bench.start(build, job.options, record.log)
     with ending(process):
         program, early = _wait_until_attached(job, process)
+        since = time.time()
         record.update(
             **asdict(program),
             **bench.facts(build, process),
             ip=job.ip,
             on=bench.where,
+            release=place.release,
             boot=boot_id(),
-            started=time.time(),
+            started=since,
             ended=None,
         )
         lost = hindrances if program.mode == "skb" else []
-        run = Run(process, program, early, [f"{one.words}: {one.cure}" for one in lost])
+        notes = [f"{one.words}: {one.cure}" for one in lost]
+        keep = formats.keeper(record.readings)
+        run = Run(process, program, job.ip, place, since, early, [keep], notes)
         try:
             yield run
         finally:
             run.stop()
             with contextlib.suppress(TimeoutError):
-                for _ in run.lines(_END_PATIENCE):
+                for _ in run.output(_END_PATIENCE):
                     pass
             process.end()
             record.update(ended=time.time())

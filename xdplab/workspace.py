@@ -16,6 +16,7 @@ from xdplab.errors import PathUnfit
 from xdplab.files import read_json, write_json, write_whole
 from xdplab.tree import Tree
 
+KEPT = "readings.jsonl"  # a run's readings, an object a line: see formats.load
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -115,6 +116,11 @@ class RunRecord:
     def log(self) -> Path:
         """All that the run's binary printed."""
         return self.path.with_name("output.log")
+
+    @property
+    def readings(self) -> Path:
+        """The readings that it keeps."""
+        return self.path.with_name(KEPT)
 
     def read(self) -> dict[str, Any]:
         """Its fields; none if the record is a wreck."""

@@ -47,6 +47,15 @@ class Peers:
     others: tuple[str, ...]  # sources whose packets must get through
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a program is attached, as far as that decides what it sees."""
+
+    where: str  # the testbed
+    release: str  # of its kernel, as uname(1) has it
+    driver: str  # of the interface, as interfaces.Interface has it
+
+
 class Bench(ABC):
     """An opened testbed: a place to start programs, send packets, and look."""
 
@@ -67,6 +76,10 @@ class Bench(ABC):
     @abstractmethod
     def interfaces(self) -> list[str]:
         """The testbed's interfaces."""
+
+    @abstractmethod
+    def place(self, dev: str) -> Place:
+        """What there is to know of an interface of the testbed."""
 
     @abstractmethod
     def attached(self, dev: str) -> list[Attached]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell
-from xdplab.testbed import Bench, Peers, Process, Testbed
+from xdplab.testbed import Bench, Peers, Place, Process, Testbed
 from xdplab.workspace import PROJECT
 
 LOOPBACK = Peers("127.0.0.1", ("127.0.0.2", "127.0.0.3"))
@@ -59,6 +60,11 @@ class LocalBench(Bench):
         if not self.enter:
             return netlink.interfaces()
         return [str(name) for name in self.ask("interfaces")]
+
+    def place(self, dev: str) -> Place:
+        """This machine's kernel; a namespace of ours has nothing but `lo`."""
+        driver = "loopback" if self.enter else interfaces.of(dev).driver
+        return Place(self.where, platform.release(), driver)
 
     def attached(self, dev: str) -> list[Attached]:
         """The XDP programs on an interface."""

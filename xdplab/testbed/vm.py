@@ -26,7 +26,7 @@ from xdplab.files import write_whole
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Peers, Process, Testbed
+from xdplab.testbed import Bench, Peers, Place, Process, Testbed
 from xdplab.testbed.door import Deeds, Door, short_name
 from xdplab.testbed.local import LOOPBACK
 from xdplab.workspace import Workspace
@@ -193,6 +193,11 @@ class GuestBench(Bench):
     def interfaces(self) -> list[str]:
         """The guest's interfaces."""
         return self.guest.tell("ls /sys/class/net").split()
+
+    def place(self, dev: str) -> Place:
+        """The guest's kernel."""
+        release = self.guest.tell("cat /proc/sys/kernel/osrelease")
+        return Place(self.where, release, "loopback" if dev == "lo" else "virtio_net")
 
     def attached(self, dev: str) -> list[Attached]:
         """The XDP programs on an interface, as ip-link(8) has them."""

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.syntax import Syntax
 from rich.text import Text
 
-from xdplab import explain
+from xdplab import explain, plotting
 from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
 from xdplab.census import Seen
@@ -46,12 +46,12 @@ from xdplab.verify import Check, Outcome
 from xdplab.view import checkup
 from xdplab.view import exercises as assignments
 from xdplab.view import inventory as inventories
+from xdplab.view import live as living
 from xdplab.view.board import Board
-from xdplab.view.live import follow_json, follow_live, follow_plain
 from xdplab.view.programs import lines as status_lines
 from xdplab.view.programs import to_json as status_json
 from xdplab.view.stage import Stage
-from xdplab.view.text import MARKS, aligned, as_long_as_read
+from xdplab.view.text import MARKS, aligned, as_long_as_read, drawable
 
 if TYPE_CHECKING:  # only a matrix needs them
     from xdplab.cell import Result
@@ -262,22 +262,34 @@ class View:
 
     # ---- runs
 
-    def follow(self, run: Run, seconds: float | None, *, json: bool, plain: bool) -> None:
-        """Show a run until it ends, `seconds` are over, Ctrl-C, or nobody reads any more."""
+    def follow(self, run: Run, seconds: float | None, form: str | None) -> None:
+        """Show a run until it ends, `seconds` are over, Ctrl-C, or nobody reads any more.
+
+        In a form of live.FORMS; else it is drawn on a terminal, and plain elsewhere.
+        """
         for remark in run.remarks():
             self.say(remark)
         with as_long_as_read(), contextlib.suppress(TimeoutError, KeyboardInterrupt):
-            if plain:
-                follow_plain(run.lines(seconds))
-            elif json:
-                follow_json(run.output(seconds))
+            if form is None and drawable(self.out):
+                living.draw(self.out, run, run.output(seconds))
             else:
-                follow_live(self.out, run.program, run.output(seconds))
+                living.write(run, seconds, form or living.PLAIN, self.say)
 
     def reading(self, reading: Reading) -> None:
         """A reading of a run that is not watched for its own sake."""
-        each = ", ".join(f"cpu {cpu}: {count}" for cpu, count in reading.per_cpu.items() if count)
-        self.say(f"     round {reading.round}: total {reading.total}{each and f' ({each})'}")
+        self.say(f"     {living.sentence(reading)}")
+
+    def plot(self, readings: Sequence[Reading], title: str) -> None:
+        """A run's rates, drawn as large as the terminal is; and in words."""
+        size = (self.out.width, min(self.out.height - 2, 24))
+        colour = self.out.color_system is not None and not self.out.no_color
+        with as_long_as_read():
+            print(plotting.in_terminal(readings, title, size, colour=colour))
+            print(plotting.summary(readings))
+
+    def pictured(self, path: Path, readings: Sequence[Reading]) -> None:
+        """Where the picture of a run is; and what is in it, in words."""
+        self.out.print(f"{path}: {plotting.summary(readings)}")
 
     def checks(self, checks: Iterable[Check]) -> list[Check]:
         """Show each claim as it is decided; gives those that did not hold."""

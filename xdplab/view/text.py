@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from rich.console import Console
+
 from xdplab.verify import Outcome
 
 MARKS = {
@@ -15,6 +17,11 @@ MARKS = {
     Outcome.ERROR: ("ERR ", "bold magenta"),
     Outcome.SKIPPED: ("skip", "yellow"),
 }
+
+
+def drawable(console: Console) -> bool:
+    """Whether what is on it can be drawn anew: FORCE_COLOR makes no terminal of a log."""
+    return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
 @contextlib.contextmanager
