@@ -134,10 +134,12 @@ class ModeRefused(InputError):
 class NativeHindered(InputError):
     """Native mode is demanded of an interface in a state in which its driver refuses it."""
 
-    def __init__(self, dev: str, why: Iterable[str], cures: Iterable[str]) -> None:
+    def __init__(self, dev: str, reasons: Iterable[str], cures: Iterable[str]) -> None:
+        why = "; ".join(reasons)
         super().__init__(
-            f"{dev} can't have native XDP as it is: {'; '.join(why)}",
+            f"{dev} can't have native XDP as it is: {why}",
             "\n".join([*dict.fromkeys(cures), "or leave the choice to --mode auto"]),
+            why,
         )
 
 

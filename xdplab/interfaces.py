@@ -259,6 +259,7 @@ class Hindrance:
 
     words: str
     cure: str  # a line for a shell
+    says: str  # the kernel's own words for it
     certain: bool  # on every kernel; else many drivers do
     one_page: bool  # a program that takes packets in fragments (xdp.frags) doesn't mind
 
@@ -360,8 +361,8 @@ def against_native(interface: Interface) -> list[Hindrance]:
     """What speaks against native XDP on it as it is now; of two with one cure, the certain one."""
     drivers = [interface.driver, *([] if native(interface)[0] is False else [""])]
     found = [
-        Hindrance(row.words.format(it=interface), row.cure.format(it=interface), row.certain,
-                  row.one_page)
+        Hindrance(row.words.format(it=interface), row.cure.format(it=interface), row.says,
+                  row.certain, row.one_page)
         for row in REFUSALS
         if row.driver in drivers and row.holds(interface)
     ]  # fmt: skip

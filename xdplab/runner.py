@@ -215,8 +215,8 @@ def _against_native(build: Build, job: Job, bench: Bench) -> list[Hindrance]:
     found = [one for one in bench.against_native(job.dev) if not (fragments and one.one_page)]
     certain = [one for one in found if one.certain]
     if job.mode == "native" and certain:
-        words, cures = zip(*((one.words, one.cure) for one in certain), strict=True)
-        raise NativeHindered(job.dev, words, cures)
+        reasons = [f"{one.words} ({one.says})" for one in certain]
+        raise NativeHindered(job.dev, reasons, [one.cure for one in certain])
     return found
 
 
@@ -232,12 +232,13 @@ def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line
                 return Program(dev, int(ifindex), mode, link, int(program), tag), early
     except TimeoutError:
         running.end()
-    said = "\n".join(line.text for line in early if line.stream == "err")
+    lines = [line.text for line in early if line.stream == "err"]
+    said = "\n".join(lines)
     code = running.wait(_END_PATIENCE)
     if _NOT_PERMITTED.search(said):
         raise NotPermitted(said)
     refused = _REFUSED_HW if job.mode == "hw" else _REFUSED
-    refusals = [line for line in said.splitlines() if refused.search(line)]
+    refusals = [line for line in lines if refused.search(line)]
     if refusals and job.mode != "auto":
         raise ModeRefused(job.dev, job.mode, refusals[0].removeprefix(_KERNEL), said)
     raise DidNotAttach(job.dev, code, verifier.shortened(said), said)
