@@ -39,8 +39,8 @@ _KERNEL = "libbpf: Kernel error message: "
 # How a driver says that it can't: in its own words, or by having no XDP at all.  That
 # there is a program already is no driver's word.
 _REFUSED = re.compile(rf"{_KERNEL}(?!.*\balready\b)|Operation not supported")
-# veth and others that have native mode alone say that of hardware mode
-_REFUSED_HW = re.compile(rf"{_REFUSED.pattern}|Invalid argument")
+# veth and others that have native mode alone say only that of hardware mode
+_REFUSED_HW = re.compile(rf"{_REFUSED.pattern}|link set xdp fd failed .*Invalid argument")
 # That the limit can't be raised is said beside every failure; by itself it stops nothing.
 _NOT_PERMITTED = re.compile(r"^(?!RLIMIT_MEMLOCK).*Operation not permitted", re.MULTILINE)
 # the binary's one line for us, on standard error
