@@ -21,6 +21,7 @@ from xdplab.explain import cause, table
 RECORDED: dict[str, list[str]] = tomllib.loads(
     (PROJECT / "tests" / "explanations.toml").read_text()
 )
+WHOLE = Path("/a/run/output.log")  # what a shortened log names
 
 
 # ---- the table
@@ -56,6 +57,13 @@ def test_counters_are_not_explained(name: str) -> None:
     assert explain.explain(log.read_text(errors="replace")) == []
 
 
+@pytest.mark.tree
+def test_a_good_builds_log_is_not_explained(program: Path) -> None:
+    log = (program.parent / "build.log").read_text()
+    assert "xdp_ip_filter_kern.o" in log
+    assert explain.explain(log) == []
+
+
 def test_of_several_the_most_special_is_the_cause() -> None:
     said = RECORDED["not-permitted"][0] + "\n" + RECORDED["memlock"][0]
     found = cause(said)
@@ -68,7 +76,7 @@ def test_of_several_the_most_special_is_the_cause() -> None:
 @given(st.text())
 def test_no_text_is_too_strange(said: str) -> None:
     explain.explain(said)
-    verifier.shortened(said)
+    verifier.shortened(said, WHOLE)
 
 
 # ---- the verifier's log
@@ -102,16 +110,22 @@ def test_the_log_is_read_from_its_end() -> None:
 def test_a_long_log_is_cut_from_its_start() -> None:
     steps = "".join(f"{n}: (b7) r0 = {n}\n" for n in range(2, 9000))
     begin, end = LOG.split("; if")
-    shown = verifier.shortened(f"{begin}{steps}; if{end}")
+    shown = verifier.shortened(f"{begin}{steps}; if{end}", WHOLE)
     assert len(shown.splitlines()) < 20
-    for word in ("-- BEGIN PROG LOAD LOG", "R2 offset is outside", "filter_kern.c:12", "8999: "):
+    for word in (
+        "-- BEGIN PROG LOAD LOG",
+        "R2 offset is outside",
+        "filter_kern.c:12",
+        "8999: ",
+        str(WHOLE),
+    ):
         assert word in shown
     assert "; void *data" not in shown
 
 
 @pytest.mark.parametrize("cut", range(0, len(LOG), 37))
 def test_a_log_that_breaks_off_is_no_trouble(cut: int) -> None:
-    verifier.shortened(LOG[:cut])
+    verifier.shortened(LOG[:cut], WHOLE)
 
 
 # ---- the command

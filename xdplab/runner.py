@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from xdplab import formats, verifier
 from xdplab.build import Build
@@ -148,7 +149,7 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
     place = bench.place(job.dev)
     process = bench.start(build, job.options, record.log)
     with ending(process):
-        program, early = _wait_until_attached(job, process)
+        program, early = _wait_until_attached(job, process, record.log)
         since = time.time()
         record.update(
             **asdict(program),
@@ -220,7 +221,7 @@ def _against_native(build: Build, job: Job, bench: Bench) -> list[Hindrance]:
     return found
 
 
-def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line]]:
+def _wait_until_attached(job: Job, running: Process, log: Path) -> tuple[Program, list[Line]]:
     """The binary's word that it is attached, and what it said before."""
     early: list[Line] = []
     try:
@@ -241,4 +242,4 @@ def _wait_until_attached(job: Job, running: Process) -> tuple[Program, list[Line
     refusals = [line for line in lines if refused.search(line)]
     if refusals and job.mode != "auto":
         raise ModeRefused(job.dev, job.mode, refusals[0].removeprefix(_KERNEL), said)
-    raise DidNotAttach(job.dev, code, verifier.shortened(said), said)
+    raise DidNotAttach(job.dev, code, verifier.shortened(said, log), said)

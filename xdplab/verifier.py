@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 _SHOWN = 6  # instructions before the refusal that are shown
 
@@ -42,8 +43,8 @@ def refusals(said: Iterable[str]) -> list[Refusal]:
     return [found for log in _logs(said)[1] if (found := _read(log))]
 
 
-def shortened(said: str) -> str:
-    """What libbpf printed, its verifier's logs cut down to their ends."""
+def shortened(said: str, whole: Path) -> str:
+    """What libbpf printed, its verifier's logs cut down to their ends; `whole` has all of it."""
     outside, logs = _logs(said.splitlines())
     texts = [found for log in logs for found in [_read(log)]]
     shown: list[str] = []
@@ -51,13 +52,13 @@ def shortened(said: str) -> str:
         shown.append(line)
         if _BEGINS.search(line) and texts:
             refusal = texts.pop(0)
-            shown += _words(refusal) if refusal else []
+            shown += _words(refusal, whole) if refusal else []
     return "\n".join(shown)
 
 
-def _words(refusal: Refusal) -> list[str]:
+def _words(refusal: Refusal, whole: Path) -> list[str]:
     left_out = refusal.lines - len(refusal.instructions) - len(refusal.reason)
-    lines = [f"  ({left_out} lines before and between are in the run's log)"] if left_out else []
+    lines = [f"  ({left_out} lines before and between: {whole})"] if left_out else []
     lines += [f"  {one}" for one in (*refusal.instructions, *refusal.reason)]
     if refusal.code:
         lines.append(f"  the C line it speaks of: {refusal.code}{_at(refusal)}")
