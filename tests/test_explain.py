@@ -73,6 +73,15 @@ def test_of_several_the_most_special_is_the_cause() -> None:
     assert cause("all is well") is None
 
 
+def test_that_a_limit_cannot_be_raised_either_is_no_cause() -> None:
+    remark = "RLIMIT_MEMLOCK can't be raised either: Operation not permitted"
+    assert cause(remark) is None
+    for name in ("object-btf", "maybe-null", "no-bpf-syscall"):
+        found = cause(f"{RECORDED[name][0]}\n{remark}")
+        assert found
+        assert found.name == name
+
+
 @given(st.text())
 def test_no_text_is_too_strange(said: str) -> None:
     explain.explain(said)
