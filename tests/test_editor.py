@@ -55,8 +55,6 @@ def test_clangd_finds_every_header(invoke: Invoke, tree: Path, tmp_path: Path) -
         assert entry["file"] in entry["arguments"]
         assert Path(entry["directory"]).is_relative_to(tree)
         assert not any(word.startswith("-Wp,") for word in entry["arguments"])
-    # nothing of it is in the way of what else is done
-    assert Invoke(invoke.workspace, checkout)("build", "--tree", tree).code == 0
     assert Invoke(invoke.workspace, checkout)("clean").code == 0
     assert not (checkout / NAME).exists()
 

@@ -67,7 +67,7 @@ def test_a_picture_shows_what_a_terminal_shows(script: ModuleType, place: Path) 
     assert "108" in said  # the width of the terminal
     assert str(place) not in svg
     assert "font-face" not in svg  # nothing that would be fetched
-    assert nobody_is_left(place)
+    wait_until(lambda: nobody_is_left(place))
 
 
 def test_a_picture_is_taken_while_a_second_terminal_is_at_work(
