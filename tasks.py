@@ -21,6 +21,7 @@ from xdplab import (
     eras,
     exporting,
     language,
+    lessons,
     lifecycle,
     patching,
     plotting,
@@ -36,6 +37,7 @@ from xdplab import explain as explaining
 from xdplab import kernels as stock
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
+from xdplab import tutorial as guiding
 from xdplab import verify as proving
 from xdplab.boot import built
 from xdplab.errors import ClaimsFailed, LabError, NotSolved
@@ -76,6 +78,51 @@ def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
         return task(wrapped, help=helps)
 
     return decorate
+
+
+@step(
+    **TREE,
+    **WHERE,
+    **BOOT,
+    ip="the IPv4 address whose packets are dropped",
+    **LANG,
+    from_="go on from the step of this number",
+    step="take the step of this number only",
+    list="show the steps, and which are done",
+    restart="forget how far you were, and what you chose",
+    yes="take all steps without a question",
+)
+def tutorial(
+    lab: Lab,
+    lang: str | None = None,
+    kernel: str | None = None,
+    tree: str | None = None,
+    on: str | None = None,
+    boot: str | None = None,
+    ip: str | None = None,
+    from_: str | None = None,
+    step: str | None = None,
+    list: bool = False,
+    restart: bool = False,
+    yes: bool = False,
+) -> None:
+    """All thirteen steps, explained, run and checked; it goes on where you left it."""
+    first, last = guiding.span(from_, step)
+    lesson = lab.view.lesson(lessons.Texts.of(language.choose(lang)))
+    progress = guiding.Progress(lab.workspace)
+    if restart and not lab.shell.dry:
+        progress.forget()
+    given = {"kernel": kernel, "tree": tree, "on": on, "boot": boot, "ip": ip}
+    choices = progress.choices(given, lab.kernel, lab.ip)
+    session = guiding.Session(choices, lab.workspace, lab.shell, lab.toolchain, lesson.hear)
+    if list:
+        lesson.steps(guiding.done(session, progress))
+    elif lab.shell.dry:
+        lesson.show_all(choices.words)
+    elif yes:
+        guiding.rehearse(session, lesson, first or 1, last)
+    else:
+        guiding.lead(session, progress, lesson, first, last)
 
 
 @step(

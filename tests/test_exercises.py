@@ -17,7 +17,7 @@ from solutions import ENDS_AT_ONCE, MISTAKES, READS_BEYOND, SOLUTIONS, Mistake
 from xdplab import exercises, language
 from xdplab.build import Build, build
 from xdplab.cases import LAST, TRIALS
-from xdplab.errors import DidNotAttach, NotAChoice
+from xdplab.errors import DidNotAttach
 from xdplab.exercises import Exercise, check, every, named
 from xdplab.process import Shell
 from xdplab.testbed.local import LocalBench
@@ -64,28 +64,6 @@ def test_every_frame_has_its_words(tongue: str) -> None:
     frames = language.texts("exercises", tongue)["frames"]
     cases = [LAST, *(case for trials in TRIALS.values() for one in trials for case in one.cases)]
     assert {case.text for case in cases} == frames.keys()
-
-
-@pytest.mark.parametrize(
-    ("given", "env", "chosen"),
-    [
-        (None, {}, "en"),
-        (None, {"LANG": "fr_FR.UTF-8"}, "fr"),
-        (None, {"LANG": "de_DE.UTF-8"}, "en"),
-        (None, {"LANG": "fr_FR.UTF-8", "LC_ALL": "C"}, "en"),
-        (None, {"LANG": "en_GB", "LC_MESSAGES": "fr_CA", "LC_ALL": ""}, "fr"),
-        ("fr", {"LANG": "en_GB"}, "fr"),
-    ],
-)
-def test_the_language_is_named_or_the_locales(
-    given: str | None, env: dict[str, str], chosen: str
-) -> None:
-    assert language.choose(given, env) == chosen
-
-
-def test_a_language_that_is_not_spoken_is_refused() -> None:
-    with pytest.raises(NotAChoice, match="'de'"):
-        language.choose("de")
 
 
 # ---- the learner's files

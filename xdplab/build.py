@@ -138,6 +138,11 @@ def build_all_samples(
             log.unlink(missing_ok=True)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
             kbuild.make_all_samples(tree, tools, shell, on_line, log)
+    return all_samples_in(tree, log)
+
+
+def all_samples_in(tree: Tree, log: Path) -> AllSamples:
+    """What building every sample left in a tree."""
     objects = sorted([*tree.samples.glob("*_kern.o"), *tree.samples.glob("*.bpf.o")])
     wrong = {path: _why_no_bpf(path) for path in objects}
     return AllSamples(

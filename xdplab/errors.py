@@ -483,6 +483,16 @@ class NoReadings(InputError):
         )
 
 
+class NotATerminal(InputError):
+    """The tutorial asks, and nobody is there to answer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the tutorial asks what to do next, and its standard input is no terminal",
+            "invoke tutorial --yes takes all steps without a question; --list only shows them",
+        )
+
+
 class CannotRevert(InputError):
     """Somebody edited the very lines that are to be taken back."""
 
@@ -703,6 +713,16 @@ class NotAllTried(CannotRun):
         super().__init__(f"{len(which)} could not be tried: {'; '.join(which)}", cure)
 
 
+class StepNotTried(CannotRun):
+    """tutorial --yes: a step can't be taken on this machine."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"step {step} of the tutorial can't be taken here; why is told above",
+            f"then go on from there: invoke tutorial --yes --from {step}",
+        )
+
+
 # ---- virtual machines
 
 
@@ -861,3 +881,13 @@ class NotAllPassed(SampleFailed):
     def __init__(self, failed: Iterable[str], cure: str) -> None:
         which = list(failed)
         super().__init__(f"{len(which)} failed: {'; '.join(which)}", cure)
+
+
+class StepFailed(SampleFailed):
+    """tutorial --yes: a step was taken, and its check did not hold."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"step {step} of the tutorial failed; what was found is told above",
+            f"take it alone: invoke tutorial --step {step}",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,8 @@ def choose(given: str | None, env: Mapping[str, str] = os.environ) -> str:
             raise NotAChoice("--lang", given, LANGUAGES)
         return given
     locale = next(filter(None, map(env.get, _LOCALE)), "")
-    return next((one for one in LANGUAGES if locale.startswith(one)), LANGUAGES[0])
+    spoken = re.split(r"[_.@]", locale)[0]
+    return spoken if spoken in LANGUAGES else LANGUAGES[0]
 
 
 def texts(name: str, language: str) -> dict[str, Any]:

@@ -62,7 +62,28 @@ def status(workspace: Workspace, dev: str | None = None) -> list[Status]:
 
 def running_in(where: str, workspace: Workspace) -> list[dict[str, Any]]:
     """The runs in a private testbed that are under way, the newest first."""
-    return [record.read() for record in _open_records(workspace, where) if _alive(record)]
+    return [record.read() for record in under_way(where, workspace)]
+
+
+def under_way(where: str, workspace: Workspace) -> Iterator[RunRecord]:
+    """The records of the runs in a testbed that are under way, the newest first."""
+    return filter(_alive, _open_records(workspace, where))
+
+
+def attached_in(where: str, dev: str, workspace: Workspace, shell: Shell) -> list[Attached]:
+    """The XDP programs on an interface, as the kernel of a testbed shows them.
+
+    In a private one, where the newest run is: none if there is no run.
+    """
+    if where not in PRIVATE:
+        return netlink.attached(dev)
+    record = next(under_way(where, workspace), None)
+    if not record:
+        return []
+    if where == "vm":
+        return [Attached(**one) for one in door.knock(record.path.parent, "attached", dev)]
+    with join(shell, record.read()["netns"]) as bench:
+        return bench.attached(dev)
 
 
 def _open_records(workspace: Workspace, where: str) -> Iterator[RunRecord]:
@@ -103,7 +124,7 @@ def sender_in(
         with testbed.named(where).open(shell, packets=True) as bench:
             yield bench.ping, LOOPBACK.target
         return
-    record = next((r for r in _open_records(workspace, where) if _alive(r)), None)
+    record = next(under_way(where, workspace), None)
     if not record:
         raise NothingRuns(where)
     fields = record.read()
@@ -118,11 +139,10 @@ def sender_in(
 def end_private(where: str, workspace: Workspace, shell: Shell) -> list[str]:
     """End the runs in a private testbed; gives what was done."""
     done = []
-    for record in _open_records(workspace, where):
-        if _alive(record):
-            _end(record, shell)
-            _wait_until(partial(_dead, record))
-            done.append(f"program {record.read()['program']} and its {PRIVATE[where]} are gone")
+    for record in under_way(where, workspace):
+        _end(record, shell)
+        _wait_until(partial(_dead, record))
+        done.append(f"program {record.read()['program']} and its {PRIVATE[where]} are gone")
     return done
 
 
@@ -197,7 +217,8 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
                 continue
             done += as_found(tree)
     done += editor.remove(workspace, shell)
-    ours = ["builds", "runs", "matrix", "locks", "foreign-trees.json", "exercises.json"]
+    ours = ["builds", "runs", "matrix", "locks", "foreign-trees.json"]
+    ours += ["exercises.json", "tutorial.json"]
     ours += ["trees", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():

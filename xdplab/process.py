@@ -258,6 +258,24 @@ class Shell:
             raise CommandFailed(pasteable(argv, cwd, env), finished.code, said[-2000:])
         return finished
 
+    def hand_over(
+        self, argv: Argv, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> int:
+        """Let a command have the terminal to its end, keys and Ctrl-C too; gives its exit code.
+
+        Not for a dry run.  Raises MissingTools.
+        """
+        if not shutil.which(str(argv[0])):
+            raise MissingTools([str(argv[0])], "build run")
+        # a handler, not SIG_IGN: that the command would inherit
+        handler = signal.signal(signal.SIGINT, lambda *_: None)
+        try:
+            environment = {**os.environ, **(env or {})}
+            given = [*_END_WITH_US, *argv]
+            return subprocess.run(given, cwd=cwd, env=environment, check=False).returncode
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
     def ask(
         self, argv: Argv, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> Finished:

@@ -142,7 +142,11 @@ def opened(
         for command in [_LOAD] * parcel.drivers + [*_CARD_UP] * parcel.card:
             guest.tell(command)
         bench = GuestBench(guest, cable)
-        deeds: Deeds = {"ping": lambda *what: asdict(bench.ping(*what)), "stop": guest.stop}
+        deeds: Deeds = {
+            "ping": lambda *what: asdict(bench.ping(*what)),
+            "attached": lambda dev: [asdict(one) for one in bench.attached(dev)],
+            "stop": guest.stop,
+        }
         guest.meanwhile = stack.enter_context(Door.opened(directory, deeds)).answer
         yield bench
         guest.require_no_splat()

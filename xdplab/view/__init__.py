@@ -34,6 +34,7 @@ from xdplab.errors import BuildFailed, LabError
 from xdplab.exercises import Exercise
 from xdplab.explain import Explanation
 from xdplab.kernels import Inventory
+from xdplab.lessons import Texts
 from xdplab.packets import Pinged
 from xdplab.patching import Change
 from xdplab.probes import Machine
@@ -48,6 +49,7 @@ from xdplab.view import exercises as assignments
 from xdplab.view import inventory as inventories
 from xdplab.view import live as living
 from xdplab.view.board import Board
+from xdplab.view.lesson import Lesson
 from xdplab.view.programs import lines as status_lines
 from xdplab.view.programs import to_json as status_json
 from xdplab.view.stage import Stage
@@ -259,6 +261,12 @@ class View:
         found = result.reason or f"in {result.spent:.1f} s"
         earlier = f" (found by the matrix {result.taken_from})" if result.taken_from else ""
         self._outcome(result.outcome, str(result.cell), found + earlier)
+
+    # ---- the tutorial
+
+    def lesson(self, texts: Texts) -> Lesson:
+        """Who shows the tutorial's steps, and asks."""
+        return Lesson(self.out, texts)
 
     # ---- runs
 
