@@ -27,6 +27,7 @@ from xdplab import (
     plotting,
     runner,
     testbed,
+    tracing,
     view,
 )
 from xdplab import completion as completing
@@ -221,7 +222,7 @@ def patch(
     **COMPILERS,
     **MEND,
     all_samples="build every sample of the tree, the post's way",
-    trace="let the kernel half log each packet: forty times slower",
+    trace="let the kernel half log each packet, for run --trace and log: forty times slower",
 )
 def build(
     lab: Lab,
@@ -306,6 +307,7 @@ def kernel(
     json="a JSON object a reading, on standard output",
     csv="a line of CSV a reading, on standard output",
     prometheus="serve the counters to Prometheus: a port of 127.0.0.1, or a file",
+    trace="show what the kernel half logs too; it must be built with --trace",
 )
 def run(
     lab: Lab,
@@ -322,11 +324,12 @@ def run(
     json: bool = False,
     csv: bool = False,
     prometheus: str | None = None,
+    trace: bool = False,
     kernel: str | None = None,
     tree: str | None = None,
     sample: str = TUTORIAL,
 ) -> None:
-    """Step 8 and 12: run the filter, and watch its counters until Ctrl-C."""
+    """Step 8, 12 and 13: run the filter, and watch its counters, and log, until Ctrl-C."""
     job = runner.Job(
         lab.ip if ip is None else ip,
         dev,
@@ -338,6 +341,9 @@ def run(
     form = one_of(plain=plain, raw=raw, json=json, csv=csv)
     exporter = exporting.target(prometheus)
     build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
+    if trace:
+        lifecycle.require_log(build.facts, lab.workspace)
+        lab.view.say(tracing.COST)
     bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
         bed.show(build, job.options, lab.shell)
@@ -345,7 +351,7 @@ def run(
     with (
         exporting.exported(exporter, lab.view.say) as export,
         bed.open(lab.shell, packets=False) as bench,
-        runner.started(build, job, bench, record) as session,
+        runner.started(build, job, bench, record, trace=trace) as session,
     ):
         export(session)
         lab.view.follow(session, seconds, form)
@@ -496,6 +502,20 @@ def exercise(
         raise NotSolved(asked.name, len(wrong), pair.kern)
     practice.remember(asked, digest, lab.workspace)
     lab.view.say(asked.words["labels"]["solved"])
+
+
+@step(
+    **WHERE,
+    all_="also what other programs log; without a run too, but in a vm",
+    duration="stop after so many seconds",
+)
+def log(lab: Lab, on: str = "host", all_: bool = False, duration: str | None = None) -> None:
+    """Step 13: follow what the kernel half of a run logs, from another terminal, until Ctrl-C."""
+    seconds = None if duration is None else number("--duration", duration)
+    lab.view.say(tracing.COST)
+    lab.view.log(
+        lifecycle.log(on, lab.workspace, lab.shell, lab.view.say, seconds, everything=all_)
+    )
 
 
 @step(trees="remove fetched trees, kernels and downloads too (never a tree of your own)")

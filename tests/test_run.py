@@ -347,7 +347,7 @@ def test_status_shows_what_runs(lab: Invoke, host: Namespace) -> None:
     outcome = lab("status", under=host.enter)
     assert outcome.code == 0
     assert "lo" not in outcome.out
-    assert "no XDP program is on any interface" in outcome.err
+    assert "no XDP program is on any interface that was looked at" in outcome.err
 
 
 def test_detach_ends_it_from_another_terminal(lab: Invoke, host: Namespace) -> None:

@@ -47,7 +47,7 @@ def test_a_program_is_told_with_all_that_is_known() -> None:
         "ip_map (hash): 0 = 10.0.0.1",
         "counter_map (percpu_array): 0 = 5 (cpu 1: 5)",
         'flows (hash): {"port": 1} = 2; and 8 more',
-        "million (hash): up to 1,000,000 entries: sudo bpftool map dump id 4",
+        "million (hash): not read, up to 1,000,000 entries: sudo bpftool map dump id 4",
         "none (hash): empty",
     ]
 
@@ -72,6 +72,8 @@ def test_every_name_is_there_in_every_program() -> None:
         ([0, 0], "", [0, 0]),
         ([300, 0], "ip", ["44.1.0.0", "0.0.0.0"]),  # noqa: S104
         (2**40, "ip_map", 2**40),
+        (-1, "ip_map", -1),
+        (True, "ip", True),
         ({"a": [{"b": ["0x01"]}]}, "", {"a": [{"b": 1}]}),
     ],
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xdplab import damage, footprint, kbuild, patching
+from xdplab import damage, footprint, kbuild, patching, tracing
 from xdplab.blame import messages
 from xdplab.dialect import Dialect
 from xdplab.errors import FileInTheWay, NotBuilt
@@ -234,7 +235,6 @@ def _check(tree: Tree, sample: Sample, log: Path) -> None:
 def _why_no_bpf(path: Path) -> str:
     """Why a file is no BPF object with a program in it; empty if it is one."""
     from elftools.common.exceptions import ELFError  # here: it takes a while to import
-    from elftools.elf.constants import SH_FLAGS
     from elftools.elf.elffile import ELFFile
 
     try:
@@ -242,12 +242,41 @@ def _why_no_bpf(path: Path) -> str:
             elf = ELFFile(file)
             if elf["e_machine"] != "EM_BPF":
                 return "is no BPF object"
-            for section in elf.iter_sections():
-                if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR and section["sh_size"]:
-                    return ""
+            if any(_code(elf)):
+                return ""
     except ELFError as error:
         return f"is no ELF file ({error})"
     return "has no BPF program in it"
+
+
+def _code(elf: Any) -> Iterator[bytes]:
+    """The instructions of an ELF file, section by section."""
+    from elftools.elf.constants import SH_FLAGS
+
+    for section in elf.iter_sections():
+        if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR and section["sh_size"]:
+            yield section.data()
+
+
+# bpf_trace_printk() and bpf_trace_vprintk(), of enum bpf_func_id in include/uapi/linux/bpf.h
+_LOGGING = {6, 177}
+_CALL = 0x85  # BPF_JMP | BPF_CALL
+
+
+def _formats(tree: Tree, sample: Sample) -> list[str] | None:
+    """What the kernel half may log: its string literals; None if it calls nothing that logs."""
+    from elftools.elf.elffile import ELFFile  # here: it takes a while to import
+
+    with (tree.samples / sample.object).open("rb") as file:
+        called = {
+            helper
+            for code in _code(ELFFile(file))
+            for opcode, registers, helper in struct.iter_unpack("<BBxxi", code)
+            if opcode == _CALL and not registers  # else it calls a function of its own
+        }
+    if not called & _LOGGING:
+        return None
+    return tracing.formats((tree.samples / sample.kern.name).read_text(errors="replace"))
 
 
 def _keep(
@@ -274,6 +303,7 @@ def _keep(
         "patches": [change.why for change in patching.recorded(tree)],
         "mended": damage.mended(tree),
         "trace": trace,
+        "logs": _formats(tree, sample),
         "compilers": {"gcc": tools.gcc, "clang": tools.clang},
         "command": list(finished.argv),
         "log": str(directory / "build.log"),

@@ -170,6 +170,13 @@ class NotBegun(InputError):
         )
 
 
+class LogsNothing(InputError):
+    """The log is to be read of a kernel half that was built without any."""
+
+    def __init__(self, sample: str, cure: str) -> None:
+        super().__init__(f"{sample} as it is built logs nothing", cure)
+
+
 class NoTree(InputError):
     """A command needs a tree, and none was set up."""
 
@@ -627,6 +634,18 @@ class Unfit(CannotRun):
         super().__init__(
             f"this machine lacks what is needed: {', '.join(which)}",
             "\n".join(dict.fromkeys(cures)),
+        )
+
+
+class NoTracing(CannotRun):
+    """What BPF programs log can't be read: no tracefs, or not for us."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"the kernel's log of BPF programs can't be read: {said.strip() or 'no word why'}",
+            "tracefs must be there: sudo mount -t tracefs tracefs /sys/kernel/tracing\n"
+            "in a container that needs CAP_SYS_ADMIN; or follow it in a virtual machine:"
+            " invoke run --on vm --trace",
         )
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xdplab import damage, editor, footprint, netlink, patching, setup, testbed
-from xdplab.errors import NoSuchInterface, NothingRuns, NotOurs, StillAttached
+from xdplab import damage, editor, footprint, netlink, patching, setup, testbed, tracing
+from xdplab.boot.guest import LOGGED, READ_LOG, Tail, in_guest
+from xdplab.errors import (
+    LogsNothing,
+    NoSuchInterface,
+    NothingRuns,
+    NotOurs,
+    NoTracing,
+    StillAttached,
+)
 from xdplab.netlink import IP_LINK_WORDS, Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell
-from xdplab.testbed import door
+from xdplab.testbed import door, kernel_log
 from xdplab.testbed.local import LOOPBACK
 from xdplab.testbed.netns import join
+from xdplab.tracing import Log, Logged
 from xdplab.tree import Tree
-from xdplab.workspace import RunRecord, Workspace, boot_id
+from xdplab.workspace import PROJECT, RunRecord, Workspace, boot_id
 
 # Testbeds whose network is ours alone, and what a run in one ends with.
 PRIVATE = {"netns": "network namespace", "vm": "virtual machine"}
@@ -136,6 +146,73 @@ def sender_in(
         yield bench.ping, LOOPBACK.target
 
 
+def log(
+    where: str,
+    workspace: Workspace,
+    shell: Shell,
+    say: Callable[[str], None],
+    seconds: float | None = None,
+    *,
+    everything: bool = False,
+) -> Iterator[Logged]:
+    """What the newest run somewhere logs, from now on to its end, or for so many seconds.
+
+    With `everything` also what other programs log; on this machine that needs no run.
+    Raises NothingRuns, LogsNothing, NoTracing, SessionLost.
+    """
+    if where not in PRIVATE:
+        testbed.named(where)
+    record = next((r for r in _open_records(workspace, where) if _alive(r)), None)
+    if not record and not (everything and where != "vm"):
+        raise NothingRuns(where)
+    if record and not everything:
+        require_log(record.read()["build"], workspace)
+    if shell.dry:
+        shell.run([in_guest(READ_LOG)] if where == "vm" else kernel_log.reader(shell))
+        return
+    ours = Log(record.read()["build"]["logs"] if record and not everything else None)
+    alive = partial(_alive, record) if record else lambda: True
+    with contextlib.ExitStack() as stack:
+        if record and where == "vm":
+            new = _guest_log(record)
+        else:
+            reading = kernel_log.KernelLog.opened(shell)
+            stack.callback(reading.running.end)
+            for remark in reading.remarks:
+                say(remark)
+            new = reading.new
+        say("following it until the run ends, or Ctrl-C" if record else "following it until Ctrl-C")
+        yield from filter(None, map(ours.take, kernel_log.followed(new, alive, seconds)))
+
+
+def _guest_log(record: RunRecord) -> Callable[[], list[str]]:
+    """What gives the new lines of a guest's log; whoever runs the guest writes them down."""
+    tail = Tail(record.log)
+    tail.lines(last=False)
+    said = door.knock(record.path.parent, "log")
+    if said:
+        raise NoTracing(said)
+
+    def new() -> list[str]:
+        lines = tail.lines(last=False)
+        return [line.removeprefix(LOGGED) for line in lines if line.startswith(LOGGED)]
+
+    return new
+
+
+def require_log(facts: Mapping[str, Any], workspace: Workspace) -> None:
+    """Raise LogsNothing, with the command that helps, if a build's kernel half doesn't log."""
+    if facts.get("logs") is not None:
+        return
+    kern = facts["sources"][0]
+    if facts["trace"] and "logs" in facts:
+        raise LogsNothing(facts["sample"], f"call bpf_printk() in {kern}, and build it again")
+    options = [] if facts["tree"] == str(workspace.current_tree()) else [f"--tree={facts['tree']}"]
+    options += [] if Path(kern).parent == PROJECT else [f"--sample={kern}"]
+    command = shlex.join(["invoke", "build", "--trace", *options])
+    raise LogsNothing(facts["sample"], f"{command}\nand run it again; {tracing.COST}")
+
+
 def end_private(where: str, workspace: Workspace, shell: Shell) -> list[str]:
     """End the runs in a private testbed; gives what was done."""
     done = []
@@ -210,6 +287,8 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
             done += detach(one.attached.dev, workspace, shell)
     for where in PRIVATE:
         done += end_private(where, workspace, shell)
+    if any(_logged_here(record) for record in workspace.runs()):
+        shell.run(kernel_log.reader(shell, "sweep"), check=False)
     for tree in [*setup.foreign(workspace), *([] if trees else setup.trees(workspace))]:
         with tree.locked(dry=shell.dry):
             if shell.dry:
@@ -230,6 +309,12 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     with contextlib.suppress(OSError):  # there is more in it, or it was never there
         workspace.root.rmdir()
     return done
+
+
+def _logged_here(record: RunRecord) -> bool:
+    """Whether a run's log may have been read on this machine, by a reader that was killed."""
+    fields = record.read()
+    return fields.get("on") != "vm" and bool(fields.get("build", {}).get("logs"))
 
 
 def revert(tree: Tree, *, dry: bool = False) -> list[str]:

@@ -25,7 +25,7 @@ from typing import IO, Literal
 from xdplab.errors import CommandFailed, MissingTools, NeedsRoot
 
 Argv = Sequence[str | Path]
-Stream = Literal["out", "err"]
+Stream = Literal["out", "err", "log"]  # the last: what a BPF program of the command's logs
 
 # After kill -9 of Python the kernel ends what Python started (PR_SET_PDEATHSIG of
 # prctl(2)); sudo is beyond that, and ends with its standard input.

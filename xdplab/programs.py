@@ -39,7 +39,7 @@ class Map:
     type: str
     size: int  # entries that it can have
     entries: tuple[tuple[Any, Any], ...]  # the first keys and values; a per-CPU value by CPU
-    count: int | None  # entries that it has; None: too large to be counted
+    count: int | None  # entries that it has; None: it was too large to be read, or refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,15 @@ def loaded(shell: Shell) -> list[Loaded]:
 
     Raises MissingTools, and NeedsRoot or CommandFailed if it can't be asked.
     """
-    if not shutil.which("bpftool", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
+    # not on everybody's PATH where it is installed
+    bpftool = shutil.which("bpftool", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if not bpftool:
         raise MissingTools(["bpftool"], "run")
+    if shutil.which("bpftool"):
+        bpftool = "bpftool"
 
     def ask(*words: str | int, check: bool = True) -> Any:
-        argv = shell.as_root(["bpftool", "--json", *map(str, words)], _WHY)
+        argv = shell.as_root([bpftool, "--json", *map(str, words)], _WHY)
         # also in a dry run: it only reads
         said = Shell(shell.echo).run(argv, check=check).text("out")
         return json.loads(said or "[]")
@@ -79,9 +83,8 @@ def loaded(shell: Shell) -> list[Loaded]:
     maps = {one["id"]: one for one in ask("map", "show")}
 
     def dump(number: int) -> Any:
-        # it may be gone by now
         entries = ask("map", "dump", "id", number, check=False)
-        return entries if isinstance(entries, list) else []
+        return entries if isinstance(entries, list) else None  # it may be gone by now
 
     return [
         Loaded(
@@ -110,7 +113,10 @@ def _map(fields: Mapping[str, Any], dump: Callable[[int], Any]) -> Map:
     known = Map(fields["id"], name, str(fields["type"]), fields["max_entries"], (), None)
     if known.size > _MOST:
         return known
-    found = [entry for entry in dump(known.id) if "error" not in entry]
+    read = dump(known.id)
+    if read is None:
+        return known
+    found = [entry for entry in read if "error" not in entry]
     entries = tuple(_entry(entry, name) for entry in found[:_SHOWN])
     return Map(known.id, name, known.type, known.size, entries, len(found))
 
@@ -134,7 +140,7 @@ def _decoded(value: Any, name: str) -> Any:
         value = int.from_bytes(raw, sys.byteorder) if len(raw) in (1, 2, 4, 8) else raw.hex(" ")
     elif isinstance(value, list):
         return _text(value) or [_decoded(one, name) for one in value]
-    if isinstance(value, int) and value < 2**32 and _ADDRESS.search(name):
+    if type(value) is int and 0 <= value < 2**32 and _ADDRESS.search(name):
         return str(ipaddress.IPv4Address(value.to_bytes(4, sys.byteorder)))
     return value
 
@@ -193,5 +199,6 @@ def elsewhere(shell: Shell, tell: Callable[[str], None]) -> list[Elsewhere]:
 
 
 def _of_process(namespace: Mapping[str, Any]) -> str:
-    command = str(namespace["command"]).split()[0].rpartition("/")[2]
-    return f"the network namespace of process {namespace['pid']} ({command})"
+    words = str(namespace["command"] or "").split()
+    command = f" ({words[0].rpartition('/')[2]})" if words else ""
+    return f"the network namespace of process {namespace['pid']}{command}"

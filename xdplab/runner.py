@@ -30,6 +30,7 @@ from xdplab.errors import (
 from xdplab.interfaces import Hindrance
 from xdplab.process import Line
 from xdplab.testbed import Bench, Place, Process
+from xdplab.tracing import Log, Logged
 from xdplab.workspace import RunRecord, boot_id
 
 MODES = ("auto", "native", "skb", "hw")
@@ -104,6 +105,8 @@ class Run:
     sinks: list[Callable[[Reading], None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # why it has not the mode that it could have
     said: list[str] = field(default_factory=list)  # on standard error, so far
+    log: Log = field(default_factory=lambda: Log([]))
+    on_log: Callable[[Logged], None] = lambda _: None  # hears what the kernel half logs
 
     def output(
         self, timeout: float | None = None, hear: Callable[[str], None] = lambda _: None
@@ -124,8 +127,10 @@ class Run:
             if line.stream == "out":
                 hear(line.text)
                 yield line.text
-            else:
+            elif line.stream == "err":
                 self.said.append(line.text)
+            elif logged := self.log.take(line.text):
+                self.on_log(logged)
 
     def remarks(self) -> list[str]:
         """What there was to say while it attached: warnings, and the mode it got and why."""
@@ -137,8 +142,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator[Run]:
-    """A run, from attached to gone.
+def started(
+    build: Build, job: Job, bench: Bench, record: RunRecord, *, trace: bool = False
+) -> Iterator[Run]:
+    """A run, from attached to gone; with `trace` it hears what its kernel half logs.
 
     Raises NoSuchInterface, InterfaceTaken and NativeHindered before anything is
     attached, DidNotAttach or NotPermitted if it can't be, and after the end EndedBadly or
@@ -147,7 +154,7 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
     check_interface(job.dev, bench)
     hindrances = _against_native(build, job, bench)
     place = bench.place(job.dev)
-    process = bench.start(build, job.options, record.log)
+    process = bench.start(build, job.options, record.log, trace=trace)
     with ending(process):
         program, early = _wait_until_attached(job, process, record.log)
         since = time.time()
@@ -157,6 +164,7 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
             ip=job.ip,
             on=bench.where,
             release=place.release,
+            build=build.facts,
             boot=boot_id(),
             started=since,
             ended=None,
@@ -164,7 +172,17 @@ def started(build: Build, job: Job, bench: Bench, record: RunRecord) -> Iterator
         lost = hindrances if program.mode == "skb" else []
         notes = [f"{one.words}: {one.cure}" for one in lost]
         keep = formats.keeper(record.readings)
-        run = Run(process, program, job.ip, place, since, early, [keep], notes)
+        run = Run(
+            process,
+            program,
+            job.ip,
+            place,
+            since,
+            early,
+            [keep],
+            notes,
+            log=Log(build.facts.get("logs") or []),
+        )
         try:
             yield run
         finally:

@@ -35,6 +35,9 @@ _POLL = 0.02  # seconds between two looks at what the program printed
 _ANSWER = re.compile(r"answer (\d+) (\d+)")
 _ENDED = re.compile(r"ended (\d+)")
 
+# of templates/init.sh.j2: what starts to read the kernel half's log, and how its lines begin
+READ_LOG, LOGGED = "read_log", "trace_pipe: "
+
 _PANIC = re.compile(r"Kernel panic - not syncing: .*")
 # What a kernel in trouble starts its report with: lib/bug.c, mm/kasan/report.c,
 # kernel/locking/lockdep.c, lib/ubsan.c, arch/x86/kernel/traps.c.  Stalls are left
@@ -225,7 +228,8 @@ class GuestProcess:
                 with self._log.open("a") as log:
                     log.writelines(f"{text}\n" for text in texts)
             for text in texts:
-                yield Line(stream, text)
+                logged = text.startswith(LOGGED)
+                yield Line("log", text.removeprefix(LOGGED)) if logged else Line(stream, text)
 
     def end_input(self) -> None:
         """Ask it to end."""

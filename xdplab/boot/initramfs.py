@@ -25,7 +25,7 @@ MODULES = PurePosixPath("/modules")
 _LIBRARY = re.compile(r"(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)")
 # what init and the harness call in the guest; a busybox may have been built
 # without looking for them in itself
-_APPLETS = ("cat", "dmesg", "insmod", "kill", "mkfifo", "mount", "ping", "sh", "stty")
+_APPLETS = ("cat", "dd", "dmesg", "insmod", "kill", "mkfifo", "mount", "ping", "sh", "stty")
 _CONSOLE = (5, 1)  # Documentation/admin-guide/devices.txt
 
 

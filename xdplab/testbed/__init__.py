@@ -70,8 +70,13 @@ class Bench(ABC):
         return self.where != "host"
 
     @abstractmethod
-    def start(self, build: Build, options: Sequence[str], log: Path) -> Process:
-        """Start a build's program as root, in the directory with its object."""
+    def start(
+        self, build: Build, options: Sequence[str], log: Path, *, trace: bool = False
+    ) -> Process:
+        """Start a build's program as root, in the directory with its object.
+
+        With `trace` its lines come with those of the kernel's log among them.
+        """
 
     @abstractmethod
     def interfaces(self) -> list[str]:

@@ -24,6 +24,7 @@ from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell
 from xdplab.testbed import Bench, Peers, Place, Process, Testbed
+from xdplab.testbed.kernel_log import KernelLog, Traced
 from xdplab.workspace import PROJECT
 
 LOOPBACK = Peers("127.0.0.1", ("127.0.0.2", "127.0.0.3"))
@@ -49,11 +50,16 @@ class LocalBench(Bench):
         """The host, or a namespace."""
         return "netns" if self.enter else "host"
 
-    def start(self, build: Build, options: Sequence[str], log: Path) -> Process:
+    def start(
+        self, build: Build, options: Sequence[str], log: Path, *, trace: bool = False
+    ) -> Process:
         """Start a build's program, through sudo if need be."""
         argv = self.shell.as_root([*self.enter, build.program, *options], _WHY)
         log.parent.mkdir(parents=True, exist_ok=True)
-        return self.shell.start(argv, cwd=build.directory, log=log)
+        if not trace:
+            return self.shell.start(argv, cwd=build.directory, log=log)
+        kernel_log = KernelLog.opened(self.shell)
+        return Traced(self.shell.start(argv, cwd=build.directory, log=log), kernel_log)
 
     def interfaces(self) -> list[str]:
         """The namespace's interfaces."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from xdplab import netlink, packets
 from xdplab.boot import Kernel, config, initramfs, modules, qemu
-from xdplab.boot.guest import Guest, booted, in_guest
+from xdplab.boot.guest import READ_LOG, Guest, booted, in_guest
 from xdplab.boot.qemu import CARD, HOST
 from xdplab.build import Build
 from xdplab.errors import CommandFailed, LabError, NoBoot, NotAChoice
@@ -146,6 +146,7 @@ def opened(
             "ping": lambda *what: asdict(bench.ping(*what)),
             "attached": lambda dev: [asdict(one) for one in bench.attached(dev)],
             "stop": guest.stop,
+            "log": lambda: guest.ask(READ_LOG).text,
         }
         guest.meanwhile = stack.enter_context(Door.opened(directory, deeds)).answer
         yield bench
@@ -190,8 +191,12 @@ class GuestBench(Bench):
         """A virtual machine."""
         return Vm.name
 
-    def start(self, build: Build, options: Sequence[str], log: Path) -> Process:
+    def start(
+        self, build: Build, options: Sequence[str], log: Path, *, trace: bool = False
+    ) -> Process:
         """Start the program in the guest."""
+        if trace:
+            self.guest.tell(READ_LOG)
         return self.guest.start(_command(build, options), log)
 
     def interfaces(self) -> list[str]:

@@ -42,6 +42,7 @@ from xdplab.programs import statistics
 from xdplab.runner import Run
 from xdplab.sample import Sample
 from xdplab.survey import Proof
+from xdplab.tracing import Logged
 from xdplab.tree import Tree
 from xdplab.verify import Check, Outcome
 from xdplab.view import checkup
@@ -53,7 +54,7 @@ from xdplab.view.lesson import Lesson
 from xdplab.view.programs import lines as status_lines
 from xdplab.view.programs import to_json as status_json
 from xdplab.view.stage import Stage
-from xdplab.view.text import MARKS, aligned, as_long_as_read, drawable
+from xdplab.view.text import MARKS, aligned, as_long_as_read, drawable, log_line
 
 if TYPE_CHECKING:  # only a matrix needs them
     from xdplab.cell import Result
@@ -277,11 +278,20 @@ class View:
         """
         for remark in run.remarks():
             self.say(remark)
+        drawn = form is None and drawable(self.out)
+        run.on_log = lambda line: (self.out if drawn else self.err).print(log_line(line))
         with as_long_as_read(), contextlib.suppress(TimeoutError, KeyboardInterrupt):
-            if form is None and drawable(self.out):
+            if drawn:
                 living.draw(self.out, run, run.output(seconds))
             else:
                 living.write(run, seconds, form or living.PLAIN, self.say)
+
+    def log(self, lines: Iterator[Logged]) -> None:
+        """Show what is logged until there is no more, Ctrl-C, or nobody reads any more."""
+        with as_long_as_read(), contextlib.suppress(KeyboardInterrupt):
+            for line in lines:
+                self.out.print(log_line(line))
+                self.out.file.flush()
 
     def reading(self, reading: Reading) -> None:
         """A reading of a run that is not watched for its own sake."""
@@ -332,7 +342,7 @@ class View:
             for line in status_lines(seen, counted):
                 self.out.print(Text(line))
         if not any(one.attached for one in seen):
-            self.say("no XDP program is on any interface of this machine")
+            self.say("no XDP program is on any interface that was looked at; --all looks at all")
 
     # ---- exercises
 

@@ -46,7 +46,7 @@ def _facts(loaded: Loaded, statistics: bool | None) -> Iterator[str]:
 
 def _contents(one: Map) -> str:
     if one.count is None:
-        return f"up to {one.size:,} entries: sudo bpftool map dump id {one.id}"
+        return f"not read, up to {one.size:,} entries: sudo bpftool map dump id {one.id}"
     shown = [f"{_plain(key)} = {_value(value)}" for key, value in one.entries]
     more = one.count - len(shown)
     return "; ".join([*shown, *([f"and {more} more"] if more else [])]) or "empty"
