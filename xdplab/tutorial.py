@@ -47,7 +47,7 @@ from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, RunRecord, Workspace
 
 PAIR = "xdp_ip_filter"
-_PATIENCE = 15.0  # seconds for two more readings, or for a filter to be gone
+_PATIENCE = 30.0  # seconds for two more readings, or for a filter to be gone
 _INTERRUPTED = (130, -signal.SIGINT)  # a command that Ctrl-C ended
 # what makes the kernel half the post's
 _PARTS = ('SEC("xdp_ip_filter")', "ip_map", "counter_map", "XDP_DROP", "XDP_PASS", '"license"')
