@@ -38,7 +38,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 KERNELS = ("6.1", "5.10")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
-PATIENCE = 40.0  # seconds: a safety net, not an expectation
+PATIENCE = 300.0  # seconds: a safety net, not an expectation
 CHECKOUT = (
     *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches"),
     *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_compat.h"),
