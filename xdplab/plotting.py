@@ -78,7 +78,7 @@ def in_terminal(
 
     A CPU's points are the last digit of its number: they can be told apart without colour.
     """
-    from plotext import figure  # type: ignore[import-untyped]
+    from plotext import figure
 
     figure.clear()
     figure.plot_size(*size)
