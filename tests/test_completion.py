@@ -247,3 +247,8 @@ def test_a_script_is_sound(invoke: Invoke) -> None:
         check=False,
     )  # fmt: skip
     assert checked.stdout == ""
+
+
+def test_exercises_are_values(invoke: Invoke) -> None:
+    found = invoke("completion", "bash", "--line", "invoke exercise v")
+    assert [line.split("\t")[0] for line in found.out.splitlines()] == ["vlan"]

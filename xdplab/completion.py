@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab import netlink, setup, templates, toolchain
+from xdplab import exercises, netlink, setup, templates, toolchain
 from xdplab.boot import Kernel, Source, kept
 from xdplab.boot.beside import BOOT
 from xdplab.cell import MODES as MATRIX_MODES
+from xdplab.language import LANGUAGES
 from xdplab.runner import MODES
 from xdplab.sample import KERN, PLACES
 from xdplab.sources.distro import is_cloud
@@ -238,6 +239,16 @@ def _plain(words: Iterable[str]) -> list[Candidate]:
 
 
 # By an option's name.  One that isn't here takes a path, or what only its user knows.
+def _exercises(_: Asked) -> list[Candidate]:
+    return [Candidate(one.name, one.title) for one in exercises.every(LANGUAGES[0])]
+
+
+def _runs(asked: Asked) -> list[Candidate]:
+    """The runs that left readings, the newest first."""
+    kept = [run.path.parent.name for run in asked.workspace.runs() if run.readings.exists()]
+    return [Candidate(name) for name in kept]
+
+
 VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "boot": _kernels,
     "clang": _compilers("clang"),
@@ -247,10 +258,12 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "help": _commands,
     "kernel": _trees,
     "kernels": _trees_or_kernels,
-    "lang": _of("en", "fr"),
+    "lang": _of(*LANGUAGES),
     "mode": _of(*MODES),
     "modes": _of(*MATRIX_MODES),
+    "name": _exercises,
     "on": _of(*NAMES),
+    "run": _runs,
     "sample": _samples,
     "shell": _of(*Shell),
     "source": _of(*setup.Source),
