@@ -170,7 +170,8 @@ def log(
     if shell.dry:
         shell.run([in_guest(READ_LOG)] if where == "vm" else kernel_log.reader(shell))
         return
-    ours = Log(record.read()["build"]["logs"] if record and not everything else None)
+    formats = record.read()["build"].get("logs") if record else None
+    ours = Log(formats or [], everything=everything)
     alive = partial(_alive, record) if record else lambda: True
     with contextlib.ExitStack() as stack:
         if record and where == "vm":

@@ -55,12 +55,12 @@ class Logged:
 class Log:
     """The log as it is read: `take` gives what is to be shown of each line.
 
-    Lines that are no other program's: those that `formats` can have made, or all
-    if there is None.
+    That is what `formats` can have made; with `everything` other programs' lines too.
     """
 
-    def __init__(self, formats: Sequence[str] | None) -> None:
-        self._formats = None if formats is None else list(map(_pattern, formats))
+    def __init__(self, formats: Sequence[str], *, everything: bool = False) -> None:
+        self._formats = list(map(_pattern, formats))
+        self._everything = everything
         self._last: Logged | None = None  # what a line without a head belongs to, if it is shown
 
     def take(self, line: str) -> Logged | None:
@@ -82,14 +82,12 @@ class Log:
         return Logged(line, self._last.cpu, self._last.at, self._last.task)
 
     def _own(self, text: str) -> str | None:
-        """The text, with addresses made readable; None if no format of ours can have made it."""
-        if self._formats is None:
-            return text
+        """The text, with addresses made readable; None if it is not to be shown."""
         for pattern in self._formats:
             if found := pattern.fullmatch(text):
                 numbers = [number for number in map(int, found.groups()) if number <= _LARGEST]
                 return f"{text} ({', '.join(map(_dotted, numbers))})" if numbers else text
-        return None
+        return text if self._everything else None
 
 
 def _dotted(number: int) -> str:
