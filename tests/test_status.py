@@ -14,7 +14,8 @@ import pytest
 from conftest import NOBODY, PRIVATE, Invoke, path_without, wait_until
 
 from xdplab import programs
-from xdplab.census import NOT_OURS, NOWHERE, Seen
+from xdplab.census import NOWHERE, Seen
+from xdplab.lifecycle import NOT_OURS
 from xdplab.netlink import Attached
 from xdplab.programs import Loaded, Map
 from xdplab.view.programs import lines, to_json

@@ -14,7 +14,6 @@ from xdplab.programs import Loaded
 from xdplab.workspace import Workspace
 
 NOWHERE = "loaded, but on no interface that was looked at"
-NOT_OURS = "not attached by this harness"
 
 _Got = TypeVar("_Got")
 
@@ -45,7 +44,7 @@ def take(
         known = {one.program for one in attached}
         others = _reachable(lambda: programs.elsewhere(shell, tell), tell) or []
         attached += [
-            Seen(one.attached.program, NOT_OURS, one.attached, one.place)
+            Seen(one.attached.program, lifecycle.NOT_OURS, one.attached, one.place)
             for one in others
             if one.attached.program not in known
         ]

@@ -35,6 +35,8 @@ from xdplab.workspace import PROJECT, RunRecord, Workspace, boot_id
 # Testbeds whose network is ours alone, and what a run in one ends with.
 PRIVATE = {"netns": "network namespace", "vm": "virtual machine"}
 
+NOT_OURS = "not attached by this harness"
+
 _PATIENCE = 5.0  # seconds for a filter to be gone after it was told to
 
 
@@ -49,7 +51,7 @@ class Status:
     def words(self) -> str:
         """Whose it is, for people."""
         if not self.record:
-            return "not attached by this harness"
+            return NOT_OURS
         if not self.alive:
             return f"ours, tag {self.record['tag']}, left behind by a process that is gone"
         since = time.strftime("%T", time.localtime(self.record["started"]))

@@ -23,7 +23,7 @@ from xdplab.dialect import Dialect
 from xdplab.errors import LabError
 from xdplab.kbuild import VMLINUX_BTF
 from xdplab.minima import minimum
-from xdplab.process import Finished, Shell
+from xdplab.process import Finished, Shell, find
 from xdplab.toolchain import Toolchain, installed
 from xdplab.tree import Tree
 from xdplab.version import KernelVersion, Range
@@ -64,11 +64,8 @@ Probe = Callable[[Machine, str], Found | None]
 
 
 def _ask(*argv: str) -> Finished | None:
-    """What a command says that only reads; None if there is no such command.
-
-    Root's directories are not on an ordinary user's PATH everywhere.
-    """
-    place = shutil.which(argv[0], path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    """What a command says that only reads; None if there is no such command."""
+    place = find(argv[0])
     return Shell().ask([place, *argv[1:]], env={"LC_ALL": "C"}) if place else None
 
 

@@ -195,6 +195,13 @@ def _uninterrupted(end: Callable[[], None]) -> Iterator[None]:
         signal.raise_signal(number)
 
 
+def find(command: str) -> str | None:
+    """How to call a command, also one that only root's PATH leads to; None if there is none."""
+    if shutil.which(command):
+        return command
+    return shutil.which(command, path="/usr/sbin:/sbin")
+
+
 def pasteable(argv: Argv, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """The command as a line for a shell."""
     settings = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 from xdplab import netlink
 from xdplab.errors import MissingTools
 from xdplab.netlink import Attached
-from xdplab.process import Shell
+from xdplab.process import Shell, find
 
 STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _MOST = 1024  # entries of a map that is dumped
@@ -63,12 +61,9 @@ def loaded(shell: Shell) -> list[Loaded]:
 
     Raises MissingTools, and NeedsRoot or CommandFailed if it can't be asked.
     """
-    # not on everybody's PATH where it is installed
-    bpftool = shutil.which("bpftool", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    bpftool = find("bpftool")
     if not bpftool:
         raise MissingTools(["bpftool"], "run")
-    if shutil.which("bpftool"):
-        bpftool = "bpftool"
 
     def ask(*words: str | int, check: bool = True) -> Any:
         argv = shell.as_root([bpftool, "--json", *map(str, words)], _WHY)
