@@ -21,12 +21,14 @@ event=events/bpf_trace/bpf_trace_printk/enable
 mine=
 reader=
 leave() {
-	[ -z "$reader" ] || kill "$reader" 2>/dev/null || :
+	trap '' HUP INT TERM # or the rest is not done
+	# TERM can be lost on a shell that is about to become dd
+	[ -z "$reader" ] || kill -KILL "$reader" 2>/dev/null || :
 	[ -z "$reader" ] || wait "$reader" || : # until it is gone the instance is busy
 	[ -z "$mine" ] || rmdir "$mine"
 }
 trap leave EXIT
-trap 'exit 0' HUP INT TERM
+trap : HUP INT TERM # these end cat below; an exit here could end leave half-way
 trap '' PIPE # whoever was told has been killed: what is ours has to go all the same
 if [ -e $event ]; then
 	mine=$tracefs/instances/xdplab-$$
