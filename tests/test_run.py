@@ -126,10 +126,13 @@ def test_the_claim_holds_on_the_host(
 
 
 def test_only_the_binary_is_root(
-    program: Path, nobody: Path, with_sudo: tuple[str | Path, ...]
+    program: Path, nobody: Path, with_sudo: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
     invoke = Invoke(nobody / "workspace", cwd=nobody / "checkout")
-    env = {"HOME": str(nobody)}
+    closed = tmp_path / "root" / "bin"  # as root's own PATH may have it
+    closed.mkdir(parents=True)
+    closed.parent.chmod(0o700)
+    env = {"HOME": str(nobody), "PATH": f"{closed}:{os.environ['PATH']}"}
     assert invoke("build", "--tree", nobody / "linux", env=env, under=NOBODY).code == 0
     (build,) = invoke.workspace.glob("builds/*/xdp_ip_filter")
     for made in build.glob("xdp_ip_filter*"):  # a small tree's are no real ones

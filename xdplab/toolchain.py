@@ -70,12 +70,20 @@ class Toolchain:
 def installed(kind: str) -> list[str]:
     """The numbered compilers of a kind on PATH, the newest first: ["clang-19", "clang-14"]."""
     numbers = {
-        int(path.name.removeprefix(f"{kind}-"))
+        int(name.removeprefix(f"{kind}-"))
         for directory in os.get_exec_path()
-        for path in Path(directory).glob(f"{kind}-[0-9]*")
-        if path.name.removeprefix(f"{kind}-").isdecimal()
+        for name in _names_in(directory)
+        if name.startswith(f"{kind}-") and name.removeprefix(f"{kind}-").isdecimal()
     }
     return [f"{kind}-{number}" for number in sorted(numbers, reverse=True)]
+
+
+def _names_in(directory: str) -> list[str]:
+    """The names in a directory; none in one of PATH's that isn't there, or is closed to us."""
+    try:
+        return [path.name for path in Path(directory).iterdir()]
+    except OSError:
+        return []
 
 
 def _found(given: str | None, kind: str) -> str:
