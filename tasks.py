@@ -452,7 +452,7 @@ def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
     if on in lifecycle.PRIVATE:
         done = lifecycle.end_private(on, lab.workspace, lab.shell)
     else:
-        testbed.named(on)
+        testbed.named(on, lab.workspace)
         done = lifecycle.detach(dev, lab.workspace, lab.shell)
     lab.view.done(done, nothing=f"no XDP program is on {dev}")
 
@@ -486,7 +486,7 @@ def exercise(
         lab.view.assignment(asked, hints=hint)
         return
     pair, target, tools = asked.pair(), lab.tree(kernel, tree), lab.toolchain()
-    bed, digest = testbed.named("netns"), asked.digest()
+    bed, digest = testbed.named("netns", lab.workspace), asked.digest()
     with lab.view.stage(f"building {pair.name}", pair) as stage:
         result = building.build(
             target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say
@@ -495,7 +495,7 @@ def exercise(
         for job in practice.jobs(asked):
             bed.show(result, job.options, lab.shell)
         return
-    with wired(lab.shell) as bench:
+    with wired(lab.shell, lab.workspace) as bench:
         found = practice.check(asked, result, bench, lab.workspace.new_run())
         wrong = lab.view.checks(found)
     if wrong:

@@ -130,7 +130,7 @@ class Desk:
 @pytest.fixture(scope="module")
 def desk(copies: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     workspace = Workspace(tmp_path_factory.mktemp("desk"))
-    with wired(Shell()) as bench:
+    with wired(Shell(), workspace) as bench:
         yield Desk(Tree.at(copies("6.1")), workspace, bench)
 
 

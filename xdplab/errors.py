@@ -177,6 +177,22 @@ class LogsNothing(InputError):
         super().__init__(f"{sample} as it is built logs nothing", cure)
 
 
+class FrameRefused(InputError):
+    """The kernel doesn't run a program on something that is no frame to it."""
+
+    least: ClassVar[int] = 14  # bytes: ETH_HLEN of linux/if_ether.h
+
+    def __init__(self, number: int, length: int, said: str) -> None:
+        fault = "short" if length < self.least else "long"
+        super().__init__(
+            f"frame {number}, of {length} bytes, is too {fault} for the kernel to run: {said}",
+            f"it takes frames from the {self.least} bytes of an Ethernet header to some 3500 bytes,"
+            " since v5.18 to some 64000",
+            said,
+        )
+        self.number = number
+
+
 class NoTree(InputError):
     """A command needs a tree, and none was set up."""
 

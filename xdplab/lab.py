@@ -89,7 +89,7 @@ class Lab:
         if on != Vm.name:
             if boot is not None:
                 raise NotAChoice("--on", on, [f"{Vm.name}, as there is a --boot"])
-            return testbed.named(on)
+            return testbed.named(on, self.workspace)
         kernel = self.bootable(boot, build)
         vm = Vm(kernel, build, job.dev, record.path.parent, self.workspace, self.view.say)
         return testbed.ready(vm)

@@ -94,7 +94,7 @@ def attached_in(where: str, dev: str, workspace: Workspace, shell: Shell) -> lis
         return []
     if where == "vm":
         return [Attached(**one) for one in door.knock(record.path.parent, "attached", dev)]
-    with join(shell, record.read()["netns"]) as bench:
+    with join(shell, workspace, record.read()["netns"]) as bench:
         return bench.attached(dev)
 
 
@@ -133,7 +133,7 @@ def sender_in(
     Raises NothingRuns if there is no such run.
     """
     if where not in PRIVATE:
-        with testbed.named(where).open(shell, packets=True) as bench:
+        with testbed.named(where, workspace).open(shell, packets=True) as bench:
             yield bench.ping, LOOPBACK.target
         return
     record = next(under_way(where, workspace), None)
@@ -144,7 +144,7 @@ def sender_in(
         knock = partial(door.knock, record.path.parent, "ping")
         yield lambda *what: Pinged(**knock(*what)), fields["target"]
         return
-    with join(shell, fields["netns"]) as bench:
+    with join(shell, workspace, fields["netns"]) as bench:
         yield bench.ping, LOOPBACK.target
 
 
@@ -163,7 +163,7 @@ def log(
     Raises NothingRuns, LogsNothing, NoTracing, SessionLost.
     """
     if where not in PRIVATE:
-        testbed.named(where)
+        testbed.named(where, workspace)
     record = next((r for r in _open_records(workspace, where) if _alive(r)), None)
     if not record and not (everything and where != "vm"):
         raise NothingRuns(where)

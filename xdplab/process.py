@@ -265,6 +265,21 @@ class Shell:
             raise CommandFailed(pasteable(argv, cwd, env), finished.code, said[-2000:])
         return finished
 
+    def feed(self, argv: Argv, text: str) -> str:
+        """What a command prints that is given `text`: for much of both, which nobody watches.
+
+        Not for a dry run.  Raises MissingTools, and CommandFailed if it returns an error.
+        """
+        self.echo(pasteable(argv))
+        if not shutil.which(str(argv[0])):
+            raise MissingTools([str(argv[0])], "build run")
+        ended = subprocess.run(
+            [*_END_WITH_US, *argv], input=text, capture_output=True, text=True, check=False
+        )
+        if ended.returncode:
+            raise CommandFailed(pasteable(argv), ended.returncode, ended.stderr[-2000:])
+        return ended.stdout
+
     def hand_over(
         self, argv: Argv, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> int:

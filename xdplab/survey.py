@@ -101,7 +101,7 @@ def _prove(
         prepare=round(whole - made, 1),
         build=round(made, 1),
     )
-    with testbed.named("netns").open(shell, packets=True) as bench:
+    with testbed.named("netns", workspace).open(shell, packets=True) as bench:
         run = workspace.new_run()
         checks = list(verify.verify(build, Job("192.168.1.78"), bench, run, lambda _: None))
     broken = "; ".join(f"{check.claim}: {check.found}" for check in checks if not check.held)

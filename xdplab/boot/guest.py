@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -87,19 +87,19 @@ class Guest:
 
     # ---- commands
 
-    def ask(self, command: str) -> Answer:
-        """Run a shell command in the guest.
+    def ask(self, command: str, given: Sequence[str] = ()) -> Answer:
+        """Run a shell command in the guest; it reads the lines `given`, and must know their end.
 
         Raises GuestHangs without an answer, GuestPanic, GuestLost.
         """
         self.shell.echo(in_guest(command))
-        return self._ask(command)
+        return self._ask(command, given)
 
-    def _ask(self, command: str) -> Answer:
+    def _ask(self, command: str, given: Sequence[str] = ()) -> Answer:
         if self._fault:
             raise self._fault
         number = next(self._numbers)
-        self._qemu.write(f"{number} {command}")
+        self._qemu.write("\n".join([f"{number} {command}", *given]))
         deadline = time.monotonic() + _PATIENCE
         while number not in self._answers:
             if time.monotonic() > deadline:
@@ -113,9 +113,9 @@ class Guest:
         if time.monotonic() > self.heard + _PULSE:
             self._ask(":")
 
-    def tell(self, command: str) -> str:
+    def tell(self, command: str, given: Sequence[str] = ()) -> str:
         """Run a command that must work, for what it prints; raises CommandFailed too."""
-        answer = self.ask(command)
+        answer = self.ask(command, given)
         if answer.code:
             raise CommandFailed(in_guest(command), answer.code, answer.text)
         return answer.text

@@ -19,6 +19,7 @@ from xdplab.errors import MissingTools
 from xdplab.process import Shell
 
 SAMPLE = PurePosixPath("/sample")  # where the pair is in the guest
+TEST_RUN = PurePosixPath("/bin/test_run")  # see testbed.prog_run
 MODULES = PurePosixPath("/modules")
 
 # what ldd(1) prints of a library, or of the loader itself
@@ -55,8 +56,8 @@ def cpio(entries: Iterable[Entry]) -> bytes:
 
 
 def pack(program: Path, files: Iterable[Path], modules: Iterable[tuple[str, bytes]],
-         shell: Shell) -> bytes:  # fmt: skip
-    """The archive for a sample: its program, the files beside it, modules by name.
+         test_run: Path, shell: Shell) -> bytes:  # fmt: skip
+    """The archive for a sample: its program, the files beside it, modules by name, the tool.
 
     Raises MissingTools without busybox, ip or ldd.
     """
@@ -68,10 +69,11 @@ def pack(program: Path, files: Iterable[Path], modules: Iterable[tuple[str, byte
         PurePosixPath("/init"): templates.render("init.sh.j2", sample=SAMPLE).encode(),
         PurePosixPath("/bin/busybox"): tools["busybox"].read_bytes(),
         PurePosixPath("/sbin/ip"): tools["ip"].read_bytes(),
+        TEST_RUN: test_run.read_bytes(),
         **{SAMPLE / file.name: file.read_bytes() for file in (program, *files)},
         **{MODULES / name: data for name, data in modules},
     }
-    for library in libraries([program, *tools.values()], shell):
+    for library in libraries([program, test_run, *tools.values()], shell):
         content[PurePosixPath(library)] = library.read_bytes()
     return cpio(_entries(content))
 

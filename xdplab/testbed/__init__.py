@@ -15,6 +15,7 @@ from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Line, Shell
+from xdplab.workspace import Workspace
 
 NAMES = ("host", "netns", "vm")  # as --on has them
 
@@ -107,6 +108,15 @@ class Bench(ABC):
         """Whom to ping on an interface, and from where."""
 
     @abstractmethod
+    def test_run(self, program: int, frames: Sequence[bytes]) -> list[int]:
+        """What a loaded program returns for Ethernet frames, by BPF_PROG_TEST_RUN: see prog_run.
+
+        `program` is its id; what comes back are XDP's numbers (enum xdp_action of linux/bpf.h),
+        or what else the program returns.  Raises FrameRefused for what is no frame to the
+        kernel, MissingTools, and CommandFailed if there is no such program.
+        """
+
+    @abstractmethod
     def facts(self, build: Build, process: Process) -> dict[str, object]:
         """What another terminal needs to find a run again, and to end it."""
 
@@ -129,18 +139,19 @@ class Testbed(ABC):
         """Echo the commands of a run, for a dry run."""
 
 
-def named(name: str) -> Testbed:
+def named(name: str, workspace: Workspace) -> Testbed:
     """The testbed on this machine of that name.
 
     Raises NotAChoice, or what it misses here.
     """
     from xdplab.testbed.host import Host
+    from xdplab.testbed.local import LocalTestbed
     from xdplab.testbed.netns import Netns
 
-    beds: dict[str, type[Testbed]] = {bed.name: bed for bed in (Host, Netns)}
+    beds: dict[str, type[LocalTestbed]] = {bed.name: bed for bed in (Host, Netns)}
     if name not in beds:
         raise NotAChoice("--on", name, NAMES)
-    return ready(beds[name]())
+    return ready(beds[name](workspace))
 
 
 def ready(bed: Testbed) -> Testbed:

@@ -25,7 +25,7 @@ class Host(LocalTestbed):
     def open(self, shell: Shell, *, packets: bool) -> Iterator[Bench]:
         """Only who sends raw packets needs an agent; looking at interfaces is free to all."""
         if not packets:
-            yield LocalBench(shell)
+            yield LocalBench(shell, self.workspace)
             return
-        with agent_in(LocalBench(shell), [], ["net_raw"]) as bench:
+        with agent_in(LocalBench(shell, self.workspace), [], ["net_raw"]) as bench:
             yield bench

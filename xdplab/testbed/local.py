@@ -23,9 +23,9 @@ from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell
-from xdplab.testbed import Bench, Peers, Place, Process, Testbed
+from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run
 from xdplab.testbed.kernel_log import KernelLog, Traced
-from xdplab.workspace import PROJECT
+from xdplab.workspace import PROJECT, Workspace
 
 LOOPBACK = Peers("127.0.0.1", ("127.0.0.2", "127.0.0.3"))
 
@@ -41,6 +41,7 @@ class LocalBench(Bench):
     """
 
     shell: Shell
+    workspace: Workspace
     enter: tuple[str | Path, ...] = ()
     netns: int | None = None  # a process in the network namespace, if it is not ours
     _agent: Running | None = field(default=None, repr=False)
@@ -96,6 +97,13 @@ class LocalBench(Bench):
             raise NotAChoice("--dev", dev, ["lo, or in a virtual machine, --on vm, eth0"])
         return LOOPBACK
 
+    def test_run(self, program: int, frames: Sequence[bytes]) -> list[int]:
+        """Run frames through a program of this machine's, from inside the namespace."""
+        tool = prog_run.tool(self.workspace, self.shell)
+        argv = self.shell.as_root([*self.enter, *prog_run.command(tool, program)], prog_run.WHY)
+        said = self.shell.feed(argv, "\n".join(prog_run.request(frames)))
+        return prog_run.returned(said.splitlines(), frames)
+
     def facts(self, build: Build, process: Process) -> dict[str, object]:
         """The program's own process, and one that keeps the namespace."""
         netns = self.netns if self.enter else None
@@ -112,8 +120,11 @@ class LocalBench(Bench):
         return answer["answer"]
 
 
+@dataclass(frozen=True, slots=True)
 class LocalTestbed(Testbed):
     """A testbed whose programs run on this machine itself."""
+
+    workspace: Workspace
 
     def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
         """The command, as root."""

@@ -14,6 +14,7 @@ from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
 from xdplab.testbed import Bench
 from xdplab.testbed.local import LocalBench, LocalTestbed, agent_in
+from xdplab.workspace import Workspace
 
 
 class Netns(LocalTestbed):
@@ -29,7 +30,8 @@ class Netns(LocalTestbed):
     @contextlib.contextmanager
     def open(self, shell: Shell, *, packets: bool) -> Iterator[LocalBench]:
         """A new namespace, held by our agent, with `lo` up."""
-        with agent_in(LocalBench(shell), ["unshare", "--net"], ["net_raw", "net_admin"]) as bench:
+        ours = LocalBench(shell, self.workspace)
+        with agent_in(ours, ["unshare", "--net"], ["net_raw", "net_admin"]) as bench:
             bench.enter = ("nsenter", f"--net=/proc/{bench.netns}/ns/net")
             bench.ask("bring_up", dev="lo")
             yield bench
@@ -41,9 +43,9 @@ _TRANSIT = 0.5  # seconds for a frame to come through, where nothing tells that 
 
 
 @contextlib.contextmanager
-def wired(shell: Shell) -> Iterator[LocalBench]:
+def wired(shell: Shell, workspace: Workspace) -> Iterator[LocalBench]:
     """A new namespace with a cable in it, on which there is nothing but what we send."""
-    with Netns().open(shell, packets=True) as bench:
+    with Netns(workspace).open(shell, packets=True) as bench:
         bench.ask("lay_cable", ends=(NEAR, FAR))
         yield bench
 
@@ -56,8 +58,8 @@ def arrivals(bench: LocalBench, frames: Sequence[bytes]) -> list[bool]:
 
 
 @contextlib.contextmanager
-def join(shell: Shell, process: int) -> Iterator[Bench]:
+def join(shell: Shell, workspace: Workspace, process: int) -> Iterator[Bench]:
     """The namespace that a process, of a run in another terminal, is in."""
     enter = ("nsenter", f"--net=/proc/{process}/ns/net")
-    with agent_in(LocalBench(shell, enter), enter, ["net_raw", "net_admin"]) as bench:
+    with agent_in(LocalBench(shell, workspace, enter), enter, ["net_raw", "net_admin"]) as bench:
         yield bench

@@ -12,7 +12,7 @@ import re
 import shlex
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from xdplab.files import write_whole
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Peers, Place, Process, Testbed
+from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run
 from xdplab.testbed.door import Deeds, Door, short_name
 from xdplab.testbed.local import LOOPBACK
 from xdplab.workspace import Workspace
@@ -36,6 +36,7 @@ _DEVS = ("lo", DEV)
 # Addresses for documentation (RFC 5737): nobody's, and not martian on a card.
 _ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
 
+_PORTION = 16384  # bytes of frames; a terminal holds 65536 characters, and a byte is two
 _PING_PATIENCE = 1.0  # seconds for the replies
 _RECEIVED = re.compile(r"(\d+) packets received")
 # the kernel answers each source without asking who has it, and without a route
@@ -99,7 +100,8 @@ class Vm(Testbed):
             (f"{number:02}-{module.name}.ko", module.content())
             for number, module in enumerate(self._modules())
         ]
-        packed = initramfs.pack(self.build.program, self.build.objects, drivers, shell)
+        tool = prog_run.tool(self.workspace, shell)
+        packed = initramfs.pack(self.build.program, self.build.objects, drivers, tool, shell)
         write_whole(self._archive, packed)
         return Parcel(self.kernel.image, self._archive, self._has_card, bool(drivers))
 
@@ -249,10 +251,31 @@ class GuestBench(Bench):
         """The card's address, or those of `lo`."""
         return LOOPBACK if dev == "lo" else _ON_CARD
 
+    def test_run(self, program: int, frames: Sequence[bytes]) -> list[int]:
+        """Run frames through a program in the guest: they go there by its serial line."""
+        run = shlex.join(prog_run.command(initramfs.TEST_RUN, program))
+        said: list[str] = []
+        for lines in map(prog_run.request, _portions(frames)):
+            said += self.guest.tell(run, lines).splitlines()
+        return prog_run.returned(said, frames)
+
     def facts(self, build: Build, process: Process) -> dict[str, object]:
         """QEMU, and whom to send packets to."""
         target = self.peers(DEV if self.cable else "lo").target
         return {"pid": process.pid, "binary": qemu.QEMU, "target": target}
+
+
+def _portions(frames: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Frames, as many at once as the guest's terminal is sure to hold."""
+    portion: list[bytes] = []
+    room = _PORTION
+    for frame in frames:
+        if portion and len(frame) > room:
+            yield portion
+            portion, room = [], _PORTION
+        portion.append(frame)
+        room -= len(frame)
+    yield portion
 
 
 @dataclass(frozen=True, slots=True)
