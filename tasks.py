@@ -16,6 +16,7 @@ from invoke.program import Program
 from invoke.tasks import Task, task
 
 from xdplab import build as building
+from xdplab import cases as trying
 from xdplab import (
     census,
     eras,
@@ -404,6 +405,52 @@ def verify(
         failed = lab.view.checks(proving.verify(build, job, bench, record, lab.view.reading))
     if failed:
         raise ClaimsFailed([check.claim for check in failed], record.log)
+
+
+@step(
+    **TREE,
+    **SAMPLE,
+    **WHERE,
+    **BOOT,
+    ip="the IPv4 address that $ip stands for in the cases",
+    wire="send the frames through a cable in a namespace, and see which arrive",
+    json="a JSON object, on standard output",
+)
+def cases(
+    lab: Lab,
+    ip: str | None = None,
+    on: str = "netns",
+    boot: str | None = None,
+    wire: bool = False,
+    json: bool = False,
+    kernel: str | None = None,
+    tree: str | None = None,
+    sample: str = TUTORIAL,
+) -> None:
+    """Run the sample's packet cases through its program, and tell which meet another verdict."""
+    job = trying.job(lab.ip if ip is None else ip, on, wire=wire)
+    build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
+    known = trying.required(build, job.ip)
+    bed = lab.bed(on, build, job, record, boot)
+    if lab.shell.dry:
+        bed.show(build, job.options, lab.shell)
+        return
+    if wire:
+        lab.view.say(trying.ON_WIRE)
+        with (
+            wired(lab.shell, lab.workspace) as cable,
+            runner.started(build, job, cable, record) as run,
+        ):
+            met = trying.send(known, cable)
+    else:
+        with (
+            bed.open(lab.shell, packets=False) as bench,
+            runner.started(build, job, bench, record) as run,
+        ):
+            met = trying.run(known, bench, run.program.program)
+    wrong = lab.view.cases(met, known.file, run.place, wire=wire, json=json)
+    if wrong:
+        raise ClaimsFailed([f"case {one.case.name}" for one in wrong], record.log)
 
 
 @step(

@@ -16,7 +16,7 @@ from solutions import ENDS_AT_ONCE, MISTAKES, READS_BEYOND, SOLUTIONS, Mistake
 
 from xdplab import exercises, language
 from xdplab.build import Build, build
-from xdplab.cases import LAST, TRIALS
+from xdplab.drills import LAST, TRIALS
 from xdplab.errors import DidNotAttach
 from xdplab.exercises import Exercise, check, every, named
 from xdplab.process import Shell

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Invoke, copy_pair, processes_in
+from conftest import PROJECT, Invoke, copy_pair, processes_in
 
 from xdplab.cell import MODES
 from xdplab.report import JSON, JUNIT, PAGE
@@ -17,6 +18,7 @@ from xdplab.report import JSON, JUNIT, PAGE
 pytestmark = pytest.mark.tree
 
 ROW = ("5.10-cloud", "6.1-cloud", "6.12-cloud", "7.2-cloud")
+FRAMES = "72 frames met their verdict"
 KERNELS, FEW = (f"--kernels={','.join(kernels)}" for kernels in (ROW, ROW[1:3]))
 
 
@@ -49,6 +51,7 @@ def test_the_pair_passes_on_the_whole_row(lab: Invoke) -> None:
     for cell in found["cells"]:
         assert cell["release"].startswith(cell["kernel"].removesuffix("-cloud"))
         assert all(check["held"] for check in cell["checks"])
+        assert {"claim": "48 packet cases hold", "held": True, "found": FRAMES} in cell["checks"]
         assert {"build", "boot", "prove"} == set(cell["seconds"])
         seen = next(check for check in cell["checks"] if "the kernel shows it" in check["claim"])
         assert f"in {MODES[cell['mode']]} mode" in seen["found"]
@@ -86,6 +89,7 @@ def test_a_planted_fault_is_found_where_it_is_and_nowhere_else(lab: Invoke, tmp_
             assert text.count(line) == 1
             text = text.replace(line, fault)
         file.write_text(text)
+    shutil.copy(PROJECT / "xdp_ip_filter_cases.toml", tmp_path)
     outcome = lab("matrix", KERNELS, "--modes=generic", f"--sample={tmp_path}/xdp_ip_filter")
     assert outcome.code == 1, outcome.out + outcome.err
     assert "error: 2 failed: " in outcome.err
@@ -103,6 +107,7 @@ def test_a_planted_fault_is_found_where_it_is_and_nowhere_else(lab: Invoke, tmp_
     )
     page = sorted(lab.workspace.glob(f"matrix/*/{PAGE}"))[-1].read_text()
     assert "invalid func unknown#208" in page
+    assert "case destination: pass: drop; It goes to the address" in page
 
 
 def test_interrupted_it_keeps_what_has_finished_and_leaves_no_machine(lab: Invoke) -> None:

@@ -28,11 +28,11 @@ def test_readings_that_waited_to_be_read_do_not_settle_it(last: int) -> None:
     late = [f"sleep 0.3; {block(5 + number, last)}" for number in range(4)]
     watched: list[Reading] = []
     with Shell().start(["sh", "-c", "; ".join([*early, *late])]) as running:
-        total = settled_total(run_of(running), 0.2, watched.append)
+        total = settled_total(run_of(running), 0.2, watched.append, COUNT)
     assert total == last
     assert [reading.total for reading in watched[:5]] == [COUNT] * 5
 
 
 def test_a_program_that_ends_has_the_last_word() -> None:
     with Shell().start(["sh", "-c", block(0, 1)]) as running:
-        assert settled_total(run_of(running), 0.2, lambda _: None) == 1
+        assert settled_total(run_of(running), 0.2, lambda _: None, COUNT) == 1

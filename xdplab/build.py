@@ -15,7 +15,7 @@ from typing import Any
 from xdplab import damage, footprint, kbuild, patching, tracing
 from xdplab.blame import messages
 from xdplab.dialect import Dialect
-from xdplab.errors import FileInTheWay, NotBuilt
+from xdplab.errors import BadCases, FileInTheWay, NotBuilt
 from xdplab.files import read_json, require_space, write_json, write_whole
 from xdplab.kbuild import OnLine
 from xdplab.process import Finished, Line, Shell
@@ -279,6 +279,19 @@ def _formats(tree: Tree, sample: Sample) -> list[str] | None:
     return tracing.formats((tree.samples / sample.kern.name).read_text(errors="replace"))
 
 
+def cases_of(sample: Sample) -> dict[str, str] | None:
+    """The file of the pair's packet cases, as build.json has it; None if there is none.
+
+    It goes wherever the build goes: to a virtual machine, to a cluster.  Raises BadCases.
+    """
+    if not sample.cases.exists():
+        return None
+    try:
+        return {"file": _from_here(sample.cases), "text": sample.cases.read_text("utf-8")}
+    except UnicodeDecodeError:
+        raise BadCases(_from_here(sample.cases), "", "it is no text in UTF-8") from None
+
+
 def _keep(
     tree: Tree, sample: Sample, tools: Toolchain, directory: Path, finished: Finished,
     seconds: float, *, trace: bool,
@@ -309,6 +322,7 @@ def _keep(
         "log": str(directory / "build.log"),
         "seconds": round(seconds, 3),
         "files": files,
+        "cases": cases_of(sample),
     }
     write_json(directory / _FACTS, facts)
     return Build(directory, facts)

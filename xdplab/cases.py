@@ -1,177 +1,269 @@
-"""The exercises' frames and what must become of each: rows of data, made with scapy.
+"""Packet cases: frames, and what must become of each, from a file beside the pair.
 
-Imported where frames are sent and nowhere else: scapy takes most of a second.
+The format is told in docs/cases.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ipaddress
+import string
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from scapy.layers.inet import ICMP, IP, UDP, IPOption_Router_Alert
-from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Dot1Q, Ether
-from scapy.packet import Packet
+from xdplab import notation
+from xdplab.build import Build
+from xdplab.errors import BadCases, FrameRefused, NoCases, NotAChoice, NotAFrame
+from xdplab.runner import Job
+from xdplab.testbed import Bench
+from xdplab.testbed.local import LocalBench
+from xdplab.testbed.netns import NEAR, arrivals
 
-ADDRESS, REVERSED = "192.168.1.78", "78.1.168.192"
-_NEXT, _HERE = "192.168.1.79", "198.51.100.1"
+LEAST = FrameRefused.least
+EVERY = "every"  # length
 
-_UNKNOWN = 0x88B5  # an EtherType for experiments (IEEE Std 802): no protocol's
-_CUT = 14  # bytes of an IPv4 header: it ends in the middle of the source address
+_LONGEST = 1514  # bytes that a cable takes: a veth's MTU, and an Ethernet header
+ARRIVED, GONE = "arrived", "did not arrive"  # what can be seen of a verdict on the wire
+NOT_SENT = "not sent: too long"
+ON_WIRE = "on the wire a frame arrives, or it doesn't: aborted, tx and redirect look like drop"
 
 
 class Verdict(StrEnum):
-    """What becomes of a frame."""
+    """What becomes of a frame: enum xdp_action of linux/bpf.h, in its order."""
 
-    PASSED = "passed"
-    DROPPED = "dropped"
+    ABORTED = "aborted"
+    DROP = "drop"
+    PASS = "pass"  # noqa: S105  # no password
+    TX = "tx"
+    REDIRECT = "redirect"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A frame, and its words: [frames.TEXT] of templates/exercises.*.toml."""
+    """A row of the file."""
 
-    text: str
+    name: str
     verdict: Verdict
-    packet: Packet
-
-    @property
-    def frame(self) -> bytes:
-        """What is sent."""
-        return bytes(self.packet)
-
-    @property
-    def passes(self) -> bool:
-        """Whether it must get through."""
-        return self.verdict is Verdict.PASSED
-
-    @property
-    def source(self) -> str:
-        """The IPv4 source address, if there is one whole."""
-        return str(self.packet[IP].src) if IP in self.packet else ""
+    why: str
+    frame: str = ""  # in scapy's notation
+    hex: str = ""  # or so
+    cut: str | tuple[int, ...] = ()  # lengths that it is cut to, one after the other, or EVERY
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A run of the program: what it is given as -i, and frames; none: it must refuse that."""
+class Try:
+    """A frame of a case: whole, or cut."""
 
-    given: str
-    cases: tuple[Case, ...]
-    counts_passed: bool = False
-
-
-def _passes(text: str, *packets: Packet, kind: int | None = None) -> tuple[Case, ...]:
-    return tuple(Case(text, Verdict.PASSED, _ether(kind) / packet) for packet in packets)
+    case: Case
+    frame: bytes
 
 
-def _dies(text: str, *packets: Packet) -> tuple[Case, ...]:
-    return tuple(Case(text, Verdict.DROPPED, _ether() / packet) for packet in packets)
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """A file of cases, made for the address that a run filters."""
+
+    file: str
+    tries: tuple[Try, ...]
+    counts: tuple[Verdict, ...] = ()  # the verdicts that the pair's counters count; none: unknown
+
+    @classmethod
+    def parse(cls, text: str, file: str, ip: str) -> Cases:
+        """What a file's text says; raises BadCases.
+
+        A case that tells the address from the same in reverse is left out where they are one.
+        """
+        try:
+            read = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise BadCases(file, "", f"it is no TOML: {error}") from None
+        rows, counts = read.pop("case", None), read.pop("counts", [])
+        if read:
+            raise BadCases(file, "", f"{next(iter(read))!r} isn't known; there are case and counts")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise BadCases(file, "", "it has no [[case]]")
+        if not isinstance(counts, list):
+            raise BadCases(file, "", "counts must be a list of verdicts")
+        cases = [_case(row, number, file) for number, row in enumerate(rows, start=1)]
+        names = [case.name for case in cases]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadCases(file, name, "two cases have this name")
+        fields = _fields(ip)
+        tries = [
+            one
+            for case in cases
+            if fields["reversed"] != ip or "$reversed" not in case.frame + case.hex
+            for one in _tries(case, fields, file)
+        ]
+        return cls(file, tuple(tries), tuple(_verdict(one, file, "") for one in counts))
 
 
-def _ether(kind: int | None = None) -> Packet:
-    """A header; scapy knows its EtherType from what follows, unless that is bytes."""
-    addresses = {"dst": "02:00:00:00:00:01", "src": "02:00:00:00:00:02"}
-    return Ether(**addresses) if kind is None else Ether(**addresses, type=kind)
+def of(build: Build, ip: str) -> Cases | None:
+    """The cases that go with a build, if there are any; raises BadCases."""
+    kept = build.facts.get("cases")
+    return Cases.parse(kept["text"], kept["file"], ip) if kept else None
 
 
-def _from(source: str, to: str = _HERE, **fields: object) -> Packet:
-    return IP(src=source, dst=to, **fields)
+def required(build: Build, ip: str) -> Cases:
+    """The cases that go with a build; raises NoCases, BadCases."""
+    found = of(build, ip)
+    if not found:
+        raise NoCases(build.name)
+    return found
 
 
-_UDP = UDP(sport=4000, dport=4001)
-_OPTIONS = [IPOption_Router_Alert()]
-
-# sent after each of the others too: when it has come, they have
-(LAST,) = _passes("unknown", b"the last frame", kind=_UNKNOWN)
-
-_NEVER_DROPPED = (
-    *_passes("ipv6", IPv6(src="2001:db8::1", dst="2001:db8::2") / _UDP),
-    *_passes("bare", b"", kind=0x0800),
-)
-
-_AS_BEFORE = (
-    *_dies("icmp", _from(ADDRESS) / ICMP()),
-    *_dies("udp", _from(ADDRESS) / _UDP),
-    *_dies("options", _from(ADDRESS, options=_OPTIONS) / _UDP),
-    *_passes("other", _from(_NEXT) / ICMP()),
-    *_passes("reversed", _from(REVERSED) / ICMP()),
-    *_passes("to", _from(_NEXT, to=ADDRESS) / ICMP()),
-    *_passes("arp", ARP(psrc=ADDRESS, pdst=_HERE, hwsrc="02:00:00:00:00:02")),
-    *_passes("disguised", bytes(_from(ADDRESS) / _UDP), kind=_UNKNOWN),
-    *_passes("cut", bytes(_from(ADDRESS))[:_CUT], kind=0x0800),
-    *_NEVER_DROPPED,
-)
-
-_TO_ADDRESS = (
-    *_dies("to_icmp", _from(_NEXT, to=ADDRESS) / ICMP()),
-    *_dies("to_udp", _from(_NEXT, to=ADDRESS) / _UDP),
-    *_dies("to_options", _from(_NEXT, to=ADDRESS, options=_OPTIONS) / _UDP),
-    *_dies("to_itself", _from(ADDRESS, to=ADDRESS) / ICMP()),
-    *_passes("to_from", _from(ADDRESS) / ICMP()),
-    *_passes("to_other", _from(ADDRESS, to=_NEXT) / ICMP()),
-    *_passes("to_reversed", _from(_NEXT, to=REVERSED) / ICMP()),
-    *_passes("to_arp", ARP(psrc=_NEXT, pdst=ADDRESS, hwsrc="02:00:00:00:00:02")),
-    *_passes("to_disguised", bytes(_from(_NEXT, to=ADDRESS) / _UDP), kind=_UNKNOWN),
-    *_passes("to_cut", bytes(_from(_NEXT, to=ADDRESS))[: _CUT + 4], kind=0x0800),
-    *_NEVER_DROPPED,
-)
-
-_TAG = Dot1Q(vlan=5)
-# where an untagged frame has its source address, this has time to live, protocol and checksum
-_SHIFTED = _from(_NEXT, ttl=192, proto=168, chksum=1 << 8 | 78)
-
-_TAGGED = (
-    *_dies("tag_icmp", _TAG / _from(ADDRESS) / ICMP()),
-    *_dies("tag_udp", _TAG / _from(ADDRESS) / _UDP),
-    *_dies("tag_priority", Dot1Q(vlan=4094, prio=7, dei=1) / _from(ADDRESS) / _UDP),
-    *_dies("tag_zero", Dot1Q(vlan=0, prio=3) / _from(ADDRESS) / _UDP),
-    *_passes("tag_other", _TAG / _from(_NEXT) / ICMP()),
-    *_passes("tag_shifted", _TAG / _SHIFTED / b"payload"),
-    *_passes("tag_disguised", Dot1Q(vlan=5, type=_UNKNOWN) / bytes(_from(ADDRESS) / _UDP)),
-    *_passes("tag_cut", Dot1Q(vlan=5, type=0x0800) / bytes(_from(ADDRESS))[:_CUT]),
-)
+# ---- the file
 
 
-def _pings(*sources: str) -> Iterator[Packet]:
-    return (_from(source) / ICMP() for source in sources)
+def _case(row: dict[str, Any], number: int, file: str) -> Case:
+    name = row.get("name")
+    if not isinstance(name, str) or not name.isprintable() or not name.strip():
+        raise BadCases(file, "", f"the case number {number} has no name")
+
+    def bad(why: str) -> BadCases:
+        return BadCases(file, name, why)
+
+    known = Case.__dataclass_fields__
+    for key, value in row.items():
+        if key not in known:
+            raise bad(f"{key!r} isn't known; there are {', '.join(known)}")
+        if key != "cut" and not isinstance(value, str):
+            raise bad(f"{key} must be a text")
+    if not row.get("why", "").strip():
+        raise bad("it has no why: a sentence that argues the verdict")
+    if bool(row.get("frame")) == bool(row.get("hex")):
+        raise bad("it must have either a frame or hex")
+    cut = row.get("cut", [])
+    if cut != EVERY and not (isinstance(cut, list) and all(type(one) is int for one in cut)):
+        raise bad(f'cut must be "{EVERY}" or a list of lengths')
+    lengths = cut if isinstance(cut, str) else tuple(cut)
+    return Case(**row | {"cut": lengths, "verdict": _verdict(row.get("verdict"), file, name)})
 
 
-_PREFIXES = (
-    Trial(ADDRESS, _AS_BEFORE),
-    Trial(
-        "192.168.1.0/24",
-        (
-            *_dies("inside", *_pings("192.168.1.0", ADDRESS, "192.168.1.255")),
-            *_passes("outside", *_pings("192.168.0.255", "192.168.2.0")),
-            *_passes("mirrored", *_pings("10.168.1.0")),
-        ),
-    ),
-    Trial(
-        "192.168.1.78/24",
-        (
-            *_dies("host_bits", *_pings("192.168.1.1", "192.168.1.200")),
-            *_passes("outside", *_pings("192.168.2.78")),
-        ),
-    ),
-    Trial(
-        "10.64.0.0/10",
-        (
-            *_dies("in_byte", *_pings("10.64.0.0", "10.127.255.255")),
-            *_passes("past_byte", *_pings("10.63.255.255", "10.128.0.0")),
-        ),
-    ),
-    Trial(
-        f"{ADDRESS}/32",
-        (*_dies("one", *_pings(ADDRESS)), *_passes("not_one", *_pings("192.168.1.77", _NEXT))),
-    ),
-    Trial("0.0.0.0/0", (*_dies("every", *_pings("10.0.0.1", "203.0.113.9")), *_NEVER_DROPPED)),
-    Trial("192.168.1.0/33", ()),
-)
+def _verdict(given: object, file: str, case: str) -> Verdict:
+    try:
+        return Verdict(str(given))
+    except ValueError:
+        what = "it has no verdict" if given is None else f"{given!r} is no verdict"
+        raise BadCases(file, case, f"{what}; there are {', '.join(Verdict)}") from None
 
-TRIALS = {
-    "passed": (Trial(ADDRESS, _AS_BEFORE, counts_passed=True),),
-    "destination": (Trial(ADDRESS, _TO_ADDRESS),),
-    "vlan": (Trial(ADDRESS, _AS_BEFORE + _TAGGED),),
-    "prefix": _PREFIXES,
-}
+
+# ---- frames
+
+
+def _fields(ip: str) -> dict[str, str]:
+    """What $NAME stands for, for the address that is filtered."""
+    address = ipaddress.IPv4Address(ip)
+    digits = address.packed.hex()
+    return {
+        "ip": ip,
+        "next": str(ipaddress.IPv4Address(int(address) ^ 1)),  # another in the last bit alone
+        "reversed": str(ipaddress.IPv4Address(address.packed[::-1])),
+        "high": digits[:4],  # its bytes in hexadecimal, for hex or an IPv6 address
+        "low": digits[4:],
+    }
+
+
+def _tries(case: Case, fields: Mapping[str, str], file: str) -> Iterator[Try]:
+    """A case's frames; raises BadCases."""
+    try:
+        filled = string.Template(case.frame or case.hex).substitute(fields)
+        frame = notation.frame(filled) if case.frame else bytes.fromhex(filled)
+    except KeyError as error:
+        known = ", ".join(f"${name}" for name in fields)
+        raise BadCases(
+            file, case.name, f"${error.args[0]} stands for nothing; there are {known}"
+        ) from None
+    except NotAFrame as error:
+        raise BadCases(file, case.name, error.message) from None
+    except ValueError as error:  # fromhex()'s, or a lone $
+        raise BadCases(file, case.name, f"{'frame' if case.frame else 'hex'}: {error}") from None
+    if len(frame) < LEAST:
+        why = f"it has {len(frame)} bytes, and an Ethernet header alone has {LEAST}"
+        raise BadCases(file, case.name, why)
+    whole = [len(frame)]
+    for length in range(LEAST, len(frame)) if case.cut == EVERY else case.cut or whole:
+        if not LEAST <= int(length) <= len(frame):
+            why = f"it can be cut to {LEAST} to {len(frame)} bytes, and not to {length}"
+            raise BadCases(file, case.name, why)
+        yield Try(case, frame[: int(length)])
+
+
+# ---- the run
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What became of a case: of each of its frames, by length."""
+
+    case: Case
+    expected: str
+    found: tuple[tuple[int, str], ...]
+
+    @property
+    def held(self) -> bool:
+        """Whether all met what they should."""
+        return all(what in (self.expected, NOT_SENT) for _, what in self.found)
+
+    @property
+    def words(self) -> str:
+        """What was found; where frames differ, of which lengths."""
+        lengths: dict[str, list[int]] = {}
+        for length, what in self.found:
+            lengths.setdefault(what, []).append(length)
+        if len(lengths) == 1:
+            return next(iter(lengths))
+        return ", ".join(f"{what} at {_listed(at)} bytes" for what, at in lengths.items())
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    if len(lengths) > 2 and lengths[-1] - lengths[0] == len(lengths) - 1:
+        return f"{lengths[0]} to {lengths[-1]}"
+    return ", ".join(map(str, lengths))
+
+
+def run(cases: Cases, bench: Bench, program: int) -> list[Met]:
+    """What a loaded program says of each case, by BPF_PROG_TEST_RUN.
+
+    Raises BadCases for a frame that the kernel doesn't run.
+    """
+    try:
+        returned = bench.test_run(program, [one.frame for one in cases.tries])
+    except FrameRefused as error:
+        case = cases.tries[error.number - 1].case
+        raise BadCases(cases.file, case.name, error.message) from error
+    return _met(cases, [_named(one) for one in returned], str)
+
+
+def _named(returned: int) -> str:
+    """What a program returned, in words."""
+    verdicts = [*Verdict]
+    return verdicts[returned] if returned < len(verdicts) else f"{returned}, which is no verdict"
+
+
+def job(ip: str, on: str, *, wire: bool) -> Job:
+    """The run that cases need: at the end of a cable, if they are to be sent.
+
+    In native mode XDP sees a frame before the kernel has touched it.  Raises NotAChoice.
+    """
+    if wire and on != "netns":
+        raise NotAChoice("--on", on, ["netns, as there is a --wire"])
+    return Job(ip, NEAR, "native", rounds=0) if wire else Job(ip, rounds=0)
+
+
+def send(cases: Cases, bench: LocalBench) -> list[Met]:
+    """Which frames come through a cable, past the program at its end: see netns.wired."""
+    frames = [one.frame for one in cases.tries]
+    fitting = [frame for frame in frames if len(frame) <= _LONGEST]
+    came = iter(arrivals(bench, fitting))
+    found = [NOT_SENT if len(one) > _LONGEST else ARRIVED if next(came) else GONE for one in frames]
+    return _met(cases, found, lambda verdict: ARRIVED if verdict is Verdict.PASS else GONE)
+
+
+def _met(cases: Cases, found: Sequence[str], expected: Callable[[Verdict], str]) -> list[Met]:
+    by_case: dict[Case, list[tuple[int, str]]] = {}
+    for one, what in zip(cases.tries, found, strict=True):
+        by_case.setdefault(one.case, []).append((len(one.frame), what))
+    return [Met(case, expected(case.verdict), tuple(these)) for case, these in by_case.items()]

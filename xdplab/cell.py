@@ -77,7 +77,7 @@ class Trial:
     job: Job
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """An outcome and why."""
 
     outcome: Outcome
@@ -87,7 +87,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a cell; the first fields are a Verdict's."""
+    """What became of a cell; the first fields are a Judgement's."""
 
     cell: Cell
     outcome: Outcome
@@ -158,19 +158,19 @@ def _durations(begun: dict[str, float]) -> dict[str, float]:
     }
 
 
-def judge(checks: Iterable[Check], failure: Exception | None) -> Verdict:
+def judge(checks: Iterable[Check], failure: Exception | None) -> Judgement:
     """What checks and an error come to."""
     broken = "; ".join(f"{check.claim}: {check.found}" for check in checks if not check.held)
     if failure is None:
-        return Verdict(Outcome.FAILED if broken else Outcome.PASSED, broken)
+        return Judgement(Outcome.FAILED if broken else Outcome.PASSED, broken)
     if isinstance(failure, OSError):
         failure = _foreseen(failure)
     outcome = next(outcome for kind, outcome in JUDGEMENTS if isinstance(failure, kind))
     if not isinstance(failure, LabError):
-        return Verdict(outcome, f"{type(failure).__name__}: {failure}")
+        return Judgement(outcome, f"{type(failure).__name__}: {failure}")
     said = tuple((failure.said or failure.cure).splitlines())
     told = filter(None, [broken, failure.message, *_refused(said)])
-    return Verdict(outcome, "; ".join(told), said)
+    return Judgement(outcome, "; ".join(told), said)
 
 
 def _foreseen(error: OSError) -> Exception:

@@ -177,6 +177,33 @@ class LogsNothing(InputError):
         super().__init__(f"{sample} as it is built logs nothing", cure)
 
 
+class NotAFrame(InputError):
+    """A text that describes no frame."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            why, "write it as scapy does: Ether() / IP(src='192.0.2.1') / UDP(); see docs/cases.md"
+        )
+
+
+class BadCases(InputError):
+    """A file of packet cases that can't be used."""
+
+    def __init__(self, file: str, case: str, why: str) -> None:
+        where = f"{file}, case {case!r}" if case else file
+        super().__init__(f"{where}: {why}", "docs/cases.md tells how a case is written")
+
+
+class NoCases(InputError):
+    """cases: the sample has none."""
+
+    def __init__(self, sample: str) -> None:
+        super().__init__(
+            f"{sample} has no packet cases: there is no {sample}_cases.toml beside it",
+            "docs/cases.md tells how to write one",
+        )
+
+
 class FrameRefused(InputError):
     """The kernel doesn't run a program on something that is no frame to it."""
 
@@ -187,7 +214,7 @@ class FrameRefused(InputError):
         super().__init__(
             f"frame {number}, of {length} bytes, is too {fault} for the kernel to run: {said}",
             f"it takes frames from the {self.least} bytes of an Ethernet header to some 3500 bytes,"
-            " since v5.18 to some 64000",
+            " since v5.18 to some 70000",
             said,
         )
         self.number = number

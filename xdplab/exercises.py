@@ -29,7 +29,7 @@ from xdplab.verify import Check
 from xdplab.workspace import PROJECT, RunRecord, Workspace
 
 if TYPE_CHECKING:  # scapy makes them
-    from xdplab.cases import Case, Trial
+    from xdplab.drills import Case, Trial
 
 _PLACE = PROJECT / "exercises"
 _START = "xdp_ip_filter"  # the tutorial's pair
@@ -153,7 +153,7 @@ class Counts:
 
 def jobs(exercise: Exercise) -> list[Trying]:
     """The runs of a check.  In native mode XDP sees a frame before the kernel has touched it."""
-    from xdplab.cases import TRIALS
+    from xdplab.drills import TRIALS
 
     trials = TRIALS[exercise.name]
     return [Trying(one.given, NEAR, "native", _INTERVAL, rounds=0) for one in trials]
@@ -166,7 +166,7 @@ def check(
 
     Raises what runner.started raises.
     """
-    from xdplab.cases import TRIALS
+    from xdplab.drills import TRIALS
 
     numbers = itertools.count(1)
     trials = TRIALS[exercise.name]
@@ -198,7 +198,7 @@ def _frames(
     What it counts of the frame that follows the others is learnt first, from it
     alone.  Where counting is the exercise, each frame is counted on its own.
     """
-    from xdplab.cases import LAST
+    from xdplab.drills import LAST
 
     parts = [[case] for case in trial.cases] if trial.counts_passed else [[*trial.cases]]
     before, of_last = _counts(run), Counts()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xdplab import setup, testbed
 from xdplab.boot import Kernel, built, choice
-from xdplab.build import Build
+from xdplab.build import Build, cases_of
 from xdplab.errors import NotAChoice, NotBuiltYet, NoTree
 from xdplab.probes import Machine
 from xdplab.process import Shell
@@ -115,4 +115,5 @@ class Lab:
             raise NotBuiltYet(pair.name, str(tree.version), options)
         if build.older_than(pair):
             self.view.say(f"{pair.name} was edited since it was built; invoke build makes it anew")
-        return build
+        # cases need no compiler: they are as they are now
+        return replace(build, facts=build.facts | {"cases": cases_of(pair)})

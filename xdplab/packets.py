@@ -86,7 +86,7 @@ def arrivals(frames: Sequence[bytes], sender: str, receiver: str, patience: floa
             into.send(frame[:6] + _MARK + struct.pack("!H", number) + frame[12:])
         arrived = [False] * len(frames)
         deadline = time.monotonic() + patience
-        while not arrived[-1] and (left := deadline - time.monotonic()) > 0:
+        while not all(arrived[-1:]) and (left := deadline - time.monotonic()) > 0:
             out_of.settimeout(left)
             try:
                 address = out_of.recv(65536)[6:12]

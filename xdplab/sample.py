@@ -59,6 +59,11 @@ class Sample:
         return self.object, f"{self.name}_user.o"
 
     @property
+    def cases(self) -> Path:
+        """The file of its packet cases, whether there is one or not: see docs/cases.md."""
+        return self.kern.with_name(f"{self.name}_cases.toml")
+
+    @property
     def sources(self) -> tuple[Path, ...]:
         """The files that go into samples/bpf."""
         return self.kern, self.user, COMPAT

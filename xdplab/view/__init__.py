@@ -26,6 +26,7 @@ from rich.text import Text
 from xdplab import explain, plotting
 from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
+from xdplab.cases import Met
 from xdplab.census import Seen
 from xdplab.counters import Reading
 from xdplab.dialect import Dialect
@@ -42,9 +43,11 @@ from xdplab.programs import statistics
 from xdplab.runner import Run
 from xdplab.sample import Sample
 from xdplab.survey import Proof
+from xdplab.testbed import Place
 from xdplab.tracing import Logged
 from xdplab.tree import Tree
 from xdplab.verify import Check, Outcome
+from xdplab.view import cases as trials
 from xdplab.view import checkup
 from xdplab.view import exercises as assignments
 from xdplab.view import inventory as inventories
@@ -318,6 +321,28 @@ class View:
             if not check.held:
                 failed.append(check)
         return failed
+
+    def cases(
+        self, met: Sequence[Met], file: str, place: Place, *, wire: bool, json: bool
+    ) -> list[Met]:
+        """What became of packet cases, the reason below those that are wrong; gives these."""
+        wrong = [one for one in met if not one.held]
+        frames = sum(len(one.found) for one in met)
+        with as_long_as_read():
+            if json:
+                print(trials.to_json(met, file, place, wire=wire))
+            else:
+                lines = aligned([*trials.rows(met)]).splitlines()
+                for one, line in zip(met, lines, strict=True):
+                    mark, style = MARKS[Outcome.PASSED if one.held else Outcome.FAILED]
+                    self.out.print(Text(mark, style=style), Text(line))
+                    if not one.held:
+                        self.out.print(Text(f"     {one.case.why}"))
+        self.say(
+            f"{len(met)} cases of {file}, {frames} frames, on Linux {place.release}"
+            f" ({place.where}): {f'{len(wrong)} wrong' if wrong else 'all hold'}"
+        )
+        return wrong
 
     def explanations(self, found: Sequence[Explanation]) -> None:
         """What messages mean, each below the first line that has it."""
