@@ -54,6 +54,7 @@ def test_copies_are_told_as_the_files_they_are_copies_of(
         "samples/bpf/xdp_ip_filter_user.o: in function `main':",
         "samples/bpf/my_xdp_ip_filter_user.c:3:1: error: x",
         "samples/bpf/xdp_ip_filter_user_c:3:1: error: x",
+        "./include/linux/xdp_compat.h:3:1: error: x",
         '    3 | #include "xdp_compat.h"',
         '   10 |         puts("xdp_ip_filter_user.c");',
         "",

@@ -71,3 +71,33 @@ def test_the_object_has_the_name_that_the_user_half_opens() -> None:
 def test_what_goes_into_the_tree_is_there(pair: Sample) -> None:
     assert pair.sources == (pair.kern, pair.user, COMPAT)
     assert all(source.is_file() for source in pair.sources)
+
+
+def included(sample: Sample) -> list[str]:
+    """The names of what goes along, from where the halves lie; xdp_compat.h apart."""
+    assert sample.sources == (sample.kern, sample.user, *sample.headers)
+    assert sample.headers[-1] == COMPAT
+    return [str(sample.in_tree(one)) for one in sample.headers[:-1]]
+
+
+def test_what_the_halves_include_goes_along_wherever_it_says_so(pair: Sample) -> None:
+    place = pair.kern.parent
+    (place / "more").mkdir()
+    pair.kern.write_text(
+        '  #  include\t"shared.h"\n#include <linux/bpf.h>\n#include "bpf_util.h"\n'
+    )
+    pair.user.write_text('#include "more/user.h"\n/* "not.h" */\n')
+    (place / "shared.h").write_text('#include "deep.h"\n#include "mine_kern.c"\n')
+    (place / "deep.h").write_text('#include "shared.h"\n#include "../outside.h"\n')
+    (place / "more/user.h").write_text('#include "beside.h"\n#include "../deep.h"\n')
+    for name in ("more/beside.h", "not.h", "../outside.h"):
+        (place / name).touch()
+    assert included(pair) == ["deep.h", "more/beside.h", "more/user.h", "shared.h"]
+
+
+def test_ones_own_xdp_compat_h_comes_before_the_harnesss(pair: Sample) -> None:
+    pair.kern.write_text('#include "xdp_compat.h"\n')
+    assert pair.headers == (COMPAT,)
+    own = pair.kern.with_name(COMPAT.name)
+    own.touch()
+    assert pair.headers == (own,)

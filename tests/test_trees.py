@@ -10,7 +10,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Invoke, assert_refused, copy_checkout, copy_pair, snapshot
+from conftest import (
+    PROJECT,
+    Invoke,
+    assert_refused,
+    contents,
+    copy_checkout,
+    copy_pair,
+    snapshot,
+)
 from unidiff.patch import PatchSet
 
 pytestmark = pytest.mark.tree
@@ -295,6 +303,49 @@ def test_a_file_of_the_users_is_not_overwritten(invoke: Invoke, fake_tree: Path)
     assert mine.read_text() == "/* mine */\n"
     assert invoke("clean").code == 0
     assert mine.read_text() == "/* mine */\n"
+
+
+@pytest.fixture
+def with_header(tmp_path: Path) -> Path:
+    """The kernel half of a copy of the pair, with a header beside it."""
+    kern, _ = copy_pair(tmp_path / "own")
+    (tmp_path / "own/mine.h").write_text("#define MINE 1\n")
+    kern.write_text('#include "mine.h"\n' + kern.read_text())
+    return kern
+
+
+def test_a_header_beside_the_pair_goes_along_and_out_again(
+    invoke: Invoke, fake_tree: Path, with_header: Path
+) -> None:
+    def build() -> int:
+        """When the BPF object was made; the tree's rule for it knows no headers."""
+        outcome = invoke("build", "--tree", fake_tree, "--sample", with_header)
+        assert outcome.code == 0, outcome.err
+        return (fake_tree / f"samples/bpf/{PROGRAM}_kern.o").stat().st_mtime_ns
+
+    before = contents(fake_tree)
+    header, copy = with_header.with_name("mine.h"), fake_tree / "samples/bpf/mine.h"
+    first = build()
+    assert copy.read_bytes() == header.read_bytes()
+    assert build() == first
+    header.write_text("#define MINE 2\n")
+    outcome = invoke("--dry", "run", "--on", "netns", "--sample", with_header, "--tree", fake_tree)
+    assert "was edited since" in outcome.err
+    assert build() > first
+    assert copy.read_bytes() == header.read_bytes()
+    assert invoke("clean").code == 0
+    assert contents(fake_tree) == before
+
+
+def test_a_header_of_the_trees_own_is_not_overwritten(
+    invoke: Invoke, fake_tree: Path, with_header: Path
+) -> None:
+    theirs = fake_tree / "samples/bpf/mine.h"
+    theirs.write_text("/* the tree's */\n")
+    outcome = invoke("build", "--tree", fake_tree, "--sample", with_header)
+    assert_refused(outcome, 2, str(theirs), "is there already")
+    assert invoke("clean").code == 0
+    assert theirs.read_text() == "/* the tree's */\n"
 
 
 def test_a_copy_that_the_user_edited_in_the_tree_is_not_overwritten(

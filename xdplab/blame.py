@@ -90,21 +90,28 @@ SYMPTOMS = (
 
 def of(tree: Tree, lines: Sequence[Line]) -> Fault | None:
     """The tree's own fault that made make fail; None if it is the pair's, or nobody can say."""
-    pair = tree.placed()
+    pair = file_of(tree.placed())
     told = messages(lines)
-    of_pair = [
-        message for message in told if any(name in line for line in message for name in pair)
-    ]
+    of_pair = [message for message in told if any(map(pair.search, message))]
     pair_fails = any("error" in line for message in of_pair for line in message)
     others = [] if pair_fails else [message for message in told if message not in of_pair]
     for symptom in SYMPTOMS:
         for message in told if symptom.always else others:
             found = re.search(symptom.pattern, "\n".join(message), re.MULTILINE)
             name = _name(tree, found["file"]) if found else None
-            if found and name and Path(name).name not in pair:
+            if found and name and not pair.match(f"{name}:"):
                 fields = {**found.groupdict(), "file": name, "tag": tree.version.tag}
                 return Fault(symptom.words.format(**fields), symptom.cure.format(**fields))
     return None
+
+
+def file_of(names: Iterable[str]) -> re.Pattern[str]:
+    """How compilers name files of samples/bpf, and not others that are called the same.
+
+    Up to v6.12 they say samples/bpf/NAME, from v6.13 on NAME alone.
+    """
+    known = "|".join(map(re.escape, names)) or "(?!)"
+    return re.compile(rf"(?<![\w/.+-])(?:\./|[^\s:]*{SAMPLES}/)?({known})(?=[:,])")
 
 
 def _name(tree: Tree, said: str) -> str | None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xdplab import damage, footprint, kbuild, patching, tracing
-from xdplab.blame import messages
+from xdplab import blame, damage, footprint, kbuild, patching, tracing
 from xdplab.dialect import Dialect
 from xdplab.errors import BadCases, FileInTheWay, NotBuilt
 from xdplab.files import read_json, require_space, write_json, write_whole
@@ -164,25 +163,34 @@ def place(tree: Tree, sample: Sample, tools: Toolchain, *, trace: bool) -> None:
     that the user edited there.
     """
     placed = tree.placed()
-    copies = [(tree.samples / source.name, source) for source in sample.sources]
-    texts = {target: source.read_bytes() for target, source in copies}
+    copies = {sample.in_tree(source): source for source in sample.sources}
+    texts = {name: source.read_bytes() for name, source in copies.items()}
     if trace:
-        texts[tree.samples / COMPAT.name] += b"\n#define TRACE /* invoke build --trace */\n"
+        texts[Path(COMPAT.name)] += b"\n#define TRACE /* invoke build --trace */\n"
+    there = {name: tree.samples / name for name in copies}
     different = [
-        target
-        for target, text in texts.items()
-        if not target.exists() or target.read_bytes() != text
+        name
+        for name, text in texts.items()
+        if not there[name].exists() or there[name].read_bytes() != text
     ]
-    for target, source in copies:
-        if target in different and target.exists() and placed.get(target.name) != _sha256(target):
-            raise FileInTheWay(target, source)
-    for target in different:
-        write_whole(target, texts[target])
-    tree.remember(placed=placed | {target.name: _sha256(target) for target in different})
+    for name in different:
+        if there[name].exists() and placed.get(str(name)) != _sha256(there[name]):
+            raise FileInTheWay(there[name], copies[name])
+    for name in different:
+        write_whole(there[name], texts[name])
+    tree.remember(placed=placed | {str(name): _sha256(there[name]) for name in different})
     # the rule for BPF objects knows no header files, and no compiler but today's
-    if tree.samples / COMPAT.name in different or tree.recall("clang") != tools.clang:
-        (tree.samples / sample.object).unlink(missing_ok=True)
+    bpf_object = tree.samples / sample.object
+    headers = [there[sample.in_tree(header)] for header in sample.headers]
+    if _older(bpf_object, headers) or tree.recall("clang") != tools.clang:
+        bpf_object.unlink(missing_ok=True)
         tree.remember(clang=tools.clang)
+
+
+def _older(path: Path, sources: Iterable[Path]) -> bool:
+    """Whether a file that was made is not newer than all of these."""
+    made = path.stat().st_mtime if path.exists() else math.inf
+    return any(source.stat().st_mtime >= made for source in sources)
 
 
 def _sha256(path: Path) -> str:
@@ -197,9 +205,8 @@ def user_paths(sample: Sample, line: str) -> str:
 
     Up to v6.12 compilers say samples/bpf/NAME, from v6.13 on NAME alone.
     """
-    shown = {source.name: _from_here(source) for source in sample.sources}
-    names = "|".join(map(re.escape, shown))
-    return re.sub(rf"(?:[^\s:]*/)?\b({names})(?=[:,])", lambda found: shown[found[1]], line)
+    shown = {str(sample.in_tree(source)): _from_here(source) for source in sample.sources}
+    return blame.file_of(shown).sub(lambda found: shown[found[1]], line)
 
 
 def _from_here(path: Path) -> str:
@@ -210,11 +217,13 @@ def _from_here(path: Path) -> str:
 
 def about_pair(sample: Sample, lines: Sequence[Line]) -> list[str]:
     """What compilers said of the pair, in their words: each message with its context."""
-    said: list[str] = []
-    for message in messages(lines):
-        if any(source.name in line for source in sample.sources for line in message):
-            said += [user_paths(sample, line) for line in message]
-    return said
+    ours = blame.file_of(str(sample.in_tree(source)) for source in sample.sources)
+    return [
+        user_paths(sample, line)
+        for message in blame.messages(lines)
+        if any(map(ours.search, message))
+        for line in message
+    ]
 
 
 # ---- the result
@@ -276,7 +285,8 @@ def _formats(tree: Tree, sample: Sample) -> list[str] | None:
         }
     if not called & _LOGGING:
         return None
-    return tracing.formats((tree.samples / sample.kern.name).read_text(errors="replace"))
+    sources = [sample.kern, *sample.headers]
+    return tracing.formats("\n".join(one.read_text(errors="replace") for one in sources))
 
 
 def cases_of(sample: Sample) -> dict[str, str] | None:

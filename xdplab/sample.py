@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from xdplab.workspace import PROJECT
 KERN = "_kern.c"  # how the kernel half's file name ends
 PLACES = (PROJECT, PROJECT / "samples")  # where a pair is looked for by its name
 COMPAT = PROJECT / "xdp_compat.h"  # what differs between trees; it goes wherever a pair goes
+
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +69,31 @@ class Sample:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The files that go into samples/bpf."""
-        return self.kern, self.user, COMPAT
+        """The files that go into samples/bpf: the halves, then what they include."""
+        return self.kern, self.user, *self.headers
+
+    @property
+    def headers(self) -> tuple[Path, ...]:
+        """What the halves include with "..." and lies with them, and xdp_compat.h in any case."""
+        found = set(_included((self.kern, self.user), self.kern.parent))
+        compat = self.kern.with_name(COMPAT.name)  # one's own comes first, as in C
+        return *sorted(found - {compat}), compat if compat in found else COMPAT
+
+    def in_tree(self, source: Path) -> Path:
+        """Where a source goes, from samples/bpf: as it lies to the halves."""
+        here = self.kern.parent
+        return source.relative_to(here) if source.is_relative_to(here) else Path(source.name)
+
+
+def _included(files: tuple[Path, ...], directory: Path) -> Iterator[Path]:
+    """The files below a directory that these include, and those include in turn."""
+    seen, rest = set(files), list(files)
+    while rest:
+        file = rest.pop()
+        for name in _INCLUDE.findall(file.read_text(errors="replace")):
+            # no resolve(): where a link leads, no compiler looks for what it includes
+            path = Path(os.path.normpath(file.parent / name))
+            if path not in seen and path.is_relative_to(directory) and path.is_file():
+                seen.add(path)
+                rest.append(path)
+                yield path
