@@ -27,6 +27,7 @@ from xdplab import (
     patching,
     plotting,
     runner,
+    skeleton,
     testbed,
     tracing,
     view,
@@ -269,6 +270,17 @@ def editor(
 
 
 @step(
+    dir="the directory for its files; else a new one of its name, in the current directory",
+    kind="drop, count, pass or redirect: what the program does with a packet, to begin with",
+)
+def new(lab: Lab, name: str, dir: str | None = None, kind: str = "drop") -> None:
+    """Begin a pair of your own, with its packet cases: a small program that works already."""
+    what = choice("--kind", kind, skeleton.Kind)
+    place = Path(dir) if dir is not None else None
+    lab.view.made(skeleton.make(name, place, what, dry=lab.shell.dry), dry=lab.shell.dry)
+
+
+@step(
     **TREE,
     **MEND,
     gcc="the compiler",
@@ -341,13 +353,13 @@ def run(
     seconds = None if duration is None else number("--duration", duration)
     form = one_of(plain=plain, raw=raw, json=json, csv=csv)
     exporter = exporting.target(prometheus)
-    build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
+    build, record = lab.built(sample, kernel, tree, ip), lab.workspace.new_run()
     if trace:
         lifecycle.require_log(build.facts, lab.workspace)
         lab.view.say(tracing.COST)
     bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
-        bed.show(build, job.options, lab.shell)
+        bed.show(build, job.options(build), lab.shell)
         return
     with (
         exporting.exported(exporter, lab.view.say) as export,
@@ -396,10 +408,10 @@ def verify(
 ) -> None:
     """Step 8 to 12 at once: prove that three packets die, are counted, and nothing is left."""
     job = runner.Job(lab.ip if ip is None else ip, dev, mode)
-    build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
+    build, record = lab.built(sample, kernel, tree, ip), lab.workspace.new_run()
     bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
-        bed.show(build, job.options, lab.shell)
+        bed.show(build, job.options(build), lab.shell)
         return
     with bed.open(lab.shell, packets=True) as bench:
         failed = lab.view.checks(proving.verify(build, job, bench, record, lab.view.reading))
@@ -540,7 +552,7 @@ def exercise(
         )
     if lab.shell.dry:
         for job in practice.jobs(asked):
-            bed.show(result, job.options, lab.shell)
+            bed.show(result, job.options(result), lab.shell)
         return
     with wired(lab.shell, lab.workspace) as bench:
         found = practice.check(asked, result, bench, lab.workspace.new_run())

@@ -7,35 +7,13 @@
  * Standard output carries what the post's program prints, line for line;
  * everything else goes to standard error.
  */
-#define _GNU_SOURCE /* ppoll() */
+#define _GNU_SOURCE /* for xdp_attach.h */
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <linux/bpf.h>
 #include <net/if.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
-#include "bpf_util.h"
-#include "xdp_compat.h"
-
-static int ifindex = 1; /* the loopback interface */
-static __u32 xdp_flags; /* the mode; 0: native where it can be had, else generic */
-static int link_fd = -1; /* the bpf_link that holds the program, if there is one */
-static int watchdog_fd = -1; /* tells our watchdog that we have detached */
-static __u32 prog_id;
-static volatile sig_atomic_t stop;
-
-/* detaching isn't safe inside a signal handler: main() does it */
-static void int_exit(int sig)
-{
-	stop = sig;
-}
+#include "xdp_attach.h"
 
 static void usage(FILE *to, const char *name)
 {
@@ -51,52 +29,6 @@ static void usage(FILE *to, const char *name)
 		"  -h          this text\n"
 		"It loads xdp_ip_filter_kern.o from the current directory.\n",
 		name);
-}
-
-static void bad_input(const char *what, const char *given)
-{
-	fprintf(stderr, "%s: '%s'; -h tells what is expected\n", what, given);
-	exit(2);
-}
-
-static const struct {
-	const char *name;
-	__u32 flags;
-} modes[] = {
-	{ "native", XDP_FLAGS_DRV_MODE },
-	{ "skb", XDP_FLAGS_SKB_MODE },
-	{ "hw", XDP_FLAGS_HW_MODE },
-};
-
-static __u32 parse_mode(const char *name)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(modes); i++)
-		if (!strcmp(modes[i].name, name))
-			return modes[i].flags;
-	bad_input("no such XDP mode", name);
-	return 0;
-}
-
-static const char *mode_name(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(modes) - 1; i++)
-		if (modes[i].flags == xdp_flags)
-			break;
-	return modes[i].name;
-}
-
-static double parse_number(const char *what, const char *given, double max)
-{
-	char *end;
-	double number = strtod(given, &end);
-
-	if (end == given || *end || !(number >= 0 && number <= max))
-		bad_input(what, given);
-	return number;
 }
 
 /* load the kernel half: its XDP program's fd, and the two maps' */
@@ -129,134 +61,15 @@ static int load_bpf_file(const char *filename, int map_fd[2])
 	return bpf_program__fd(xdp);
 }
 
-/* no other way to attach, and no other mode, would help */
-static bool is_final(int err)
-{
-	return err == -EBUSY || err == -EEXIST || err == -EPERM;
-}
-
-/*
- * In one mode: a bpf_link, or netlink where the kernel is older than v5.9.  Where
- * the driver refuses, the kernel gives its reason to netlink alone, and libbpf
- * prints it.
- */
-static int attach_mode(int prog_fd, __u32 mode)
-{
-	int err = link_fd = xdp_link_create(ifindex, prog_fd, mode);
-
-	xdp_flags = mode;
-	if (err < 0 && !is_final(err))
-		err = xdp_netlink_set(ifindex, prog_fd, mode | XDP_FLAGS_UPDATE_IF_NOEXIST);
-	return err < 0 ? err : 0;
-}
-
-/* link the xdp program to the interface; somebody else's is never replaced */
-static int attach(int prog_fd, const char *dev)
-{
-	struct bpf_prog_info info = {};
-	__u32 size = sizeof(info);
-	bool demanded = xdp_flags;
-	unsigned int i;
-	int err;
-
-	if (bpf_obj_get_info_by_fd(prog_fd, &info, &size)) {
-		perror("bpf_obj_get_info_by_fd");
-		return -1;
-	}
-	prog_id = info.id;
-
-	err = attach_mode(prog_fd, demanded ? xdp_flags : XDP_FLAGS_DRV_MODE);
-	if (err && !demanded && !is_final(err)) {
-		fprintf(stderr, "no native XDP on %s (%s): generic instead\n", dev, strerror(-err));
-		err = attach_mode(prog_fd, XDP_FLAGS_SKB_MODE);
-	}
-	if (err) {
-		fprintf(stderr, "link set xdp fd failed on %s: %s\n", dev,
-			err == -EBUSY || err == -EEXIST ? "an XDP program is there already" :
-							  strerror(-err));
-		return -1;
-	}
-	fprintf(stderr, "attached: dev %s ifindex %d mode %s link %s prog %u tag ", dev, ifindex,
-		mode_name(), link_fd < 0 ? "netlink" : "bpf_link", prog_id);
-	for (i = 0; i < sizeof(info.tag); i++)
-		fprintf(stderr, "%02x", info.tag[i]);
-	fprintf(stderr, "\n");
-	return 0;
-}
-
-/* unlink the xdp program: only ours, whatever happened meanwhile */
-static void detach(void)
-{
-	if (link_fd >= 0)
-		close(link_fd);
-	else if (xdp_netlink_id(ifindex, xdp_flags, prog_id) == prog_id)
-		xdp_netlink_set(ifindex, -1, xdp_flags);
-	if (watchdog_fd >= 0 && write(watchdog_fd, "", 1) < 0)
-		perror("watchdog");
-}
-
-/*
- * A program that no bpf_link holds stays when its process is killed.  So a child
- * waits for our end, however it comes, and takes the program off if we didn't.
- * In a session of its own it outlives what kills our whole process group.
- */
-static int watch_over(void)
-{
-	int alive[2];
-	char word;
-
-	if (pipe2(alive, O_CLOEXEC))
-		return -1;
-	switch (fork()) {
-	case -1:
-		return -1;
-	case 0:
-		setsid();
-		close(alive[1]);
-		if (!read(alive[0], &word, 1)) /* gone without a word */
-			detach();
-		_exit(0);
-	default:
-		close(alive[0]);
-		watchdog_fd = alive[1];
-		return 0;
-	}
-}
-
-/*
- * Sleep until the next round.  Signals are blocked everywhere else, so one that
- * arrives at any moment ends the sleep, this one or the next.
- */
-static void wait_round(double seconds, bool watch_stdin, const sigset_t *unblocked)
-{
-	struct timespec now, begin;
-	double left = seconds;
-
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	while (!stop && left > 0) {
-		struct pollfd in = { .fd = watch_stdin ? STDIN_FILENO : -1, .events = POLLIN };
-		struct timespec timeout = { (time_t)left, (left - (time_t)left) * 1e9 };
-		char ignored[64];
-
-		if (ppoll(&in, 1, &timeout, unblocked) > 0 &&
-		    read(STDIN_FILENO, ignored, sizeof(ignored)) <= 0)
-			stop = SIGTERM;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		left = seconds - (now.tv_sec - begin.tv_sec) -
-		       (now.tv_nsec - begin.tv_nsec) / 1e9;
-	}
-}
-
 int main(int argc, char **argv)
 {
 	const char *filename = "xdp_ip_filter_kern.o";
 	const char *ip_param = "127.0.0.1", *dev = "lo";
 	double interval = 2, rounds = 1000;
 	bool watch_stdin = false;
-	struct sigaction action = { .sa_handler = int_exit };
 	struct rlimit r = { RLIM_INFINITY, RLIM_INFINITY };
 	struct in_addr sin_addr;
-	sigset_t blocked, unblocked;
+	sigset_t unblocked;
 	int map_fd[2], prog_fd, opt, i;
 	unsigned int j;
 	__u32 key = 0, ip;
@@ -326,22 +139,12 @@ int main(int argc, char **argv)
 		return 1;
 	}
 
-	/* add sig handlers; writing to a reader who left is an error, no death */
-	sigemptyset(&blocked);
-	sigaddset(&blocked, SIGINT);
-	sigaddset(&blocked, SIGTERM);
-	sigaddset(&blocked, SIGHUP);
-	sigprocmask(SIG_BLOCK, &blocked, &unblocked);
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGHUP, &action, NULL);
-	signal(SIGPIPE, SIG_IGN);
+	/* add sig handlers */
+	catch_signals(&unblocked);
 
 	/* link the xdp program to the interface */
 	if (attach(prog_fd, dev))
 		return 1;
-	if (link_fd < 0 && watch_over())
-		perror("no watchdog: kill -9 would leave the program attached");
 
 	/* one value for each CPU that could ever be there, as the kernel gives them */
 	unsigned int nr_cpus = bpf_num_possible_cpus();

@@ -41,7 +41,7 @@ SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 PATIENCE = 300.0  # seconds: a safety net, not an expectation
 CHECKOUT = (
     *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches"),
-    *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_compat.h"),
+    *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_compat.h", "xdp_attach.h"),
     "xdp_ip_filter_cases.toml",
 )
 

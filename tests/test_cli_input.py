@@ -183,9 +183,9 @@ def test_a_sample_that_is_none(built: Invoke, command: str, sample: str) -> None
 @pytest.mark.parametrize("command", ["patch", "build"])
 def test_half_a_pair(built: Invoke, command: str, tmp_path: Path) -> None:
     kern, user = copy_pair(tmp_path / "pair")
-    user.unlink()
-    outcome = refuse(built, command, "--sample", kern)
-    assert_refused(outcome, 2, "xdp_ip_filter_user.c", "NAME_kern.c")
+    kern.unlink()
+    outcome = refuse(built, command, "--sample", user)
+    assert_refused(outcome, 2, "xdp_ip_filter_kern.c", "NAME_kern.c")
 
 
 # ---- where the checkout is

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xdplab.errors import NotASample
-from xdplab.sample import COMPAT, Sample
+from xdplab.sample import COMPAT, LOADER, OURS, Sample, known
 from xdplab.workspace import PROJECT
 
 
@@ -48,19 +48,79 @@ def test_a_name_that_make_would_misread_is_refused(given: str) -> None:
         Sample.find(given)
 
 
-@pytest.mark.parametrize("missing", ["mine_kern.c", "mine_user.c"])
-def test_half_a_pair_is_answered_with_what_is_missing(missing: str, pair: Sample) -> None:
-    (pair.kern.parent / missing).unlink()
+def test_a_pair_without_its_kernel_half_is_none(pair: Sample) -> None:
+    pair.kern.unlink()
     with pytest.raises(NotASample) as refused:
-        Sample.find(str(pair.kern))
-    assert refused.value.message.endswith(f"there is no {missing} in {pair.kern.parent}")
+        Sample.find(str(pair.user))
+    assert refused.value.message.endswith(f"there is no mine_kern.c in {pair.kern.parent}")
+
+
+def test_without_its_user_half_a_pair_has_the_generic_one(pair: Sample) -> None:
+    pair.user.unlink()
+    found = Sample.find(str(pair.kern))
+    assert found.user == LOADER
+    assert found.in_tree(LOADER) == Path("mine_user.c")
+    assert found.headers == OURS[::-1]
+    with pytest.raises(NotASample, match=r"no mine_user\.c"):
+        Sample.find(str(pair.user))
+
+
+def test_a_directory_with_one_pair_is_enough(pair: Sample) -> None:
+    directory = pair.kern.parent
+    assert Sample.find(str(directory)) == pair
+    (directory / "other_kern.c").touch()
+    with pytest.raises(NotASample, match=r"mine_kern\.c, other_kern\.c"):
+        Sample.find(str(directory))
+    with pytest.raises(NotASample, match=r"there is no NAME_kern\.c"):
+        Sample.find(f"{directory}/..")
+
+
+def test_a_name_is_looked_for_where_one_is(pair: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pair.kern.parent)
+    assert Sample.find("mine") == pair
+    below = Path("below")
+    (below / "mine").mkdir(parents=True)
+    for half in (pair.kern, pair.user):
+        half.rename(below / "mine" / half.name)
+    monkeypatch.chdir(below)
+    assert Sample.find("mine").kern == Path.cwd() / "mine/mine_kern.c"
+    assert Path("mine/mine_kern.c").absolute() in known()
+    Path("mine_kern.c").touch()
+    with pytest.raises(NotASample, match="there are two of that name") as refused:
+        Sample.find("mine")
+    assert f"{Path.cwd()} and in {Path.cwd() / 'mine'}" in refused.value.message
 
 
 def test_an_unknown_name_is_answered_with_where_it_was_looked_for() -> None:
     with pytest.raises(NotASample) as refused:
         Sample.find("nowhere")
-    assert "no nowhere_kern.c and no nowhere_user.c" in refused.value.message
-    assert f"{PROJECT} or {PROJECT / 'samples'}" in refused.value.message
+    assert "there is no nowhere_kern.c in" in refused.value.message
+    for place in (Path.cwd(), Path.cwd() / "nowhere", PROJECT, PROJECT / "samples"):
+        assert str(place) in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ('while ((opt = getopt(argc, argv, "i:d:m:t:n:eh")) != -1) {', "idmtne"),
+        ('const char *optstr = "d:FS";\nopt = getopt(argc, argv, optstr)', "d"),
+        ('getopt_long(argc, argv,\n\t"en:i::", long_options, NULL)', "ne"),
+        ('getopt(argc, argv, "idmtne:")', ""),  # of other kinds: they mean something else
+        ("getopt(argc, argv, optstr)", ""),
+        ("int main(void) { return 0; }", ""),
+    ],
+)
+def test_the_options_that_a_user_half_takes_are_read_from_it(
+    text: str, taken: str, pair: Sample
+) -> None:
+    pair.user.write_text(text)
+    assert pair.options == taken
+
+
+def test_the_generic_user_half_takes_all_but_an_address() -> None:
+    assert Sample.find("xdp_ip_filter").options == "idmtne"
+    generic = Sample("any", COMPAT, LOADER)
+    assert (generic.options, generic.announces) == ("dmtne", True)
 
 
 def test_the_object_has_the_name_that_the_user_half_opens() -> None:
@@ -71,6 +131,7 @@ def test_the_object_has_the_name_that_the_user_half_opens() -> None:
 def test_what_goes_into_the_tree_is_there(pair: Sample) -> None:
     assert pair.sources == (pair.kern, pair.user, COMPAT)
     assert all(source.is_file() for source in pair.sources)
+    assert Sample.find("xdp_ip_filter").headers == OURS[::-1]
 
 
 def included(sample: Sample) -> list[str]:

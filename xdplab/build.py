@@ -18,7 +18,7 @@ from xdplab.errors import BadCases, FileInTheWay, NotBuilt
 from xdplab.files import read_json, require_space, write_json, write_whole
 from xdplab.kbuild import OnLine
 from xdplab.process import Finished, Line, Shell
-from xdplab.sample import COMPAT, Sample
+from xdplab.sample import COMPAT, OPTIONS, Sample
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
 from xdplab.workspace import Workspace
@@ -50,6 +50,10 @@ class Build:
     def tree_key(self) -> str:
         """The key of the tree that it was made in."""
         return self.directory.parent.name
+
+    def takes(self, option: str) -> bool:
+        """Whether the user half takes an option, of those that the harness gives."""
+        return option in self.facts.get("options", OPTIONS)  # an older build is the tutorial's
 
     @property
     def objects(self) -> list[Path]:
@@ -108,7 +112,7 @@ def build(
                 (tree.samples / sample.object).unlink(missing_ok=True)
                 raise
         if shell.dry:
-            return Build(directory, {"sample": sample.name})
+            return Build(directory, {"sample": sample.name, "options": sample.options})
         _check(tree, sample, log)
         seconds = time.monotonic() - started
         return _keep(tree, sample, tools, directory, finished, seconds, trace=trace)
@@ -327,6 +331,8 @@ def _keep(
         "mended": damage.mended(tree),
         "trace": trace,
         "logs": _formats(tree, sample),
+        "options": sample.options,
+        "announces": sample.announces,
         "compilers": {"gcc": tools.gcc, "clang": tools.clang},
         "command": list(finished.argv),
         "log": str(directory / "build.log"),

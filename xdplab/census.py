@@ -62,7 +62,7 @@ def _private(workspace: Workspace) -> Iterator[Seen]:
         for run in lifecycle.running_in(where, workspace):
             attached = Attached(run["dev"], run["ifindex"], run["mode"], run["program"])
             place = f"the {kind} of process {run.get('netns') or run['pid']}"
-            whose = f"ours, tag {run['tag']}, filters {run['ip']}"
+            whose = f"ours, tag {run['tag']}, {lifecycle.purpose(run)}"
             yield Seen(run["program"], whose, attached, place, run, alive=True)
 
 

@@ -13,12 +13,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from xdplab import exercises, netlink, setup, templates, toolchain
+from xdplab import sample as sampling
 from xdplab.boot import Kernel, Source, kept
 from xdplab.boot.beside import BOOT
 from xdplab.cell import MODES as MATRIX_MODES
 from xdplab.language import LANGUAGES
 from xdplab.runner import MODES
-from xdplab.sample import KERN, PLACES
+from xdplab.sample import KERN
 from xdplab.sources.distro import is_cloud
 from xdplab.survey import recorded
 from xdplab.testbed import NAMES
@@ -218,8 +219,7 @@ def _interfaces(asked: Asked) -> list[Candidate]:
 
 
 def _samples(_: Asked) -> list[Candidate]:
-    pairs = [path for place in PLACES for path in sorted(place.glob(f"*{KERN}"))]
-    return [Candidate(path.name.removesuffix(KERN), str(path.parent)) for path in pairs]
+    return [Candidate(path.name.removesuffix(KERN), str(path.parent)) for path in sampling.known()]
 
 
 def _compilers(*kinds: str) -> Callable[[Asked], list[Candidate]]:

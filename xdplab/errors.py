@@ -78,6 +78,16 @@ class NotAnAddress(InputError):
         )
 
 
+class TakesNoAddress(InputError):
+    """`--ip` is given for a program that can't be told an address."""
+
+    def __init__(self, sample: str) -> None:
+        super().__init__(
+            f"{sample} takes no address: its user half has no option -i",
+            'leave --ip out; or have the user half take one: getopt(argc, argv, "i:...")',
+        )
+
+
 class NotAChoice(InputError):
     """An option that takes one of a few words got another."""
 
@@ -348,6 +358,25 @@ class NotASample(InputError):
             f"{given!r} is no sample: {why}",
             "a sample is a pair NAME_kern.c and NAME_user.c, at the top level, in samples/, or"
             " at the path that you name",
+        )
+
+
+class AlreadyThere(InputError):
+    """new: files that would be written are there."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        super().__init__(
+            f"already there, and not overwritten: {', '.join(map(str, files))}",
+            "choose another name, or another directory with --dir",
+        )
+
+
+class CannotMake(InputError):
+    """new: the directory can't be made, or not be written to."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"no pair can be made in {path}: {why}", "--dir takes a directory of your own"
         )
 
 

@@ -115,7 +115,8 @@ def hinted(
         told = bool(item.total)  # who has seen one needs no hints
         if silent(first, item):
             told = True
-            tell(f"no packet from {run.ip} for {item.at - first.at:.0f} seconds:")
+            whose = f"from {run.ip} " if run.ip else ""
+            tell(f"no packet {whose}for {item.at - first.at:.0f} seconds:")
             for hint in fitting(run):
                 tell(f"  {hint}")
 

@@ -12,7 +12,7 @@ from xdplab.build import Build, cases_of
 from xdplab.errors import NotAChoice, NotBuiltYet, NoTree
 from xdplab.probes import Machine
 from xdplab.process import Shell
-from xdplab.runner import Job
+from xdplab.runner import Job, check_takes_address
 from xdplab.sample import Sample
 from xdplab.testbed import Testbed
 from xdplab.testbed.vm import Vm
@@ -105,15 +105,19 @@ class Lab:
         # a dry run fetches none
         return kernel or Kernel(spec, None, self.workspace.kernels / spec / "vmlinux", None, None)
 
-    def built(self, sample: str, kernel: str | None, path: str | None) -> Build:
-        """The sample's build for that tree; raises NotBuiltYet."""
+    def built(
+        self, sample: str, kernel: str | None, path: str | None, ip: str | None = None
+    ) -> Build:
+        """The sample's build for that tree; raises NotBuiltYet, TakesNoAddress if `ip` is given."""
         pair, tree = Sample.find(sample), self._find(kernel, path)
         build = Build.load(self.workspace.build(tree.key, pair.name))
-        if not build:
+        if not build or build.facts["sources"][0] != str(pair.kern):  # another pair of the name
             given = {"--kernel": kernel, "--tree": path, "--sample": sample}
             options = [f"{name}={value}" for name, value in given.items() if value is not None]
             raise NotBuiltYet(pair.name, str(tree.version), options)
         if build.older_than(pair):
             self.view.say(f"{pair.name} was edited since it was built; invoke build makes it anew")
+        if ip is not None:
+            check_takes_address(build)
         # cases need no compiler: they are as they are now
         return replace(build, facts=build.facts | {"cases": cases_of(pair)})

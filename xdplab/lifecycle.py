@@ -55,7 +55,12 @@ class Status:
         if not self.alive:
             return f"ours, tag {self.record['tag']}, left behind by a process that is gone"
         since = time.strftime("%T", time.localtime(self.record["started"]))
-        return f"ours, tag {self.record['tag']}, filters {self.record['ip']} since {since}"
+        return f"ours, tag {self.record['tag']}, {purpose(self.record)} since {since}"
+
+
+def purpose(run: Mapping[str, Any]) -> str:
+    """What a run does, by its record."""
+    return f"filters {run['ip']}" if run["ip"] else f"runs {run['build']['sample']}"
 
 
 def status(workspace: Workspace, dev: str | None = None) -> list[Status]:

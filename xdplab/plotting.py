@@ -45,7 +45,8 @@ def title(path: Path) -> str:
     facts = RunRecord(path.with_name("run.json")).read()
     if path.name != KEPT or not facts:
         return path.name
-    return "{dev}, {mode} mode, drops {ip}, on {on}, Linux {release}".format(**facts)
+    what = f"drops {facts['ip']}" if facts["ip"] else f"runs {facts['build']['sample']}"
+    return "{dev}, {mode} mode, {what}, on {on}, Linux {release}".format(**facts, what=what)
 
 
 def summary(readings: Sequence[Reading]) -> str:

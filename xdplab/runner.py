@@ -6,9 +6,11 @@ import contextlib
 import ipaddress
 import itertools
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from xdplab import formats, verifier
@@ -26,6 +28,7 @@ from xdplab.errors import (
     NotANumber,
     NotPermitted,
     StillAttached,
+    TakesNoAddress,
 )
 from xdplab.interfaces import Hindrance
 from xdplab.process import Line
@@ -36,6 +39,10 @@ from xdplab.workspace import RunRecord, boot_id
 MODES = ("auto", "native", "skb", "hw")
 _ATTACH_PATIENCE = 20.0  # seconds
 _END_PATIENCE = 10.0
+_LOOK = 0.2  # seconds between two looks at the interface, where the binary says nothing
+# What an end by our own SIGINT is told as: by wait(2), by sudo, and a shell; in a guest SIGTERM.
+_INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM)
+UNKNOWN = "unknown"
 # libbpf's word for what the kernel says of a netlink request that it refuses (extack)
 _KERNEL = "libbpf: Kernel error message: "
 # How a driver says that it can't: in its own words, or by having no XDP at all.  That
@@ -71,12 +78,12 @@ class Job:
         if self.rounds < 0:
             raise NotANumber("--rounds", self.rounds, "a number of rounds, 0 for no end")
 
-    @property
-    def options(self) -> list[str]:
-        """The binary's options; it ends when its standard input does (-e)."""
-        mode = [] if self.mode == "auto" else ["-m", self.mode]
-        return ["-i", self.ip, "-d", self.dev, *mode,
-                "-t", f"{self.interval:g}", "-n", str(self.rounds), "-e"]  # fmt: skip
+    def options(self, build: Build) -> list[str]:
+        """The binary's options, those that it takes; with -e it ends when its input does."""
+        values = {"i": self.ip, "d": self.dev, "m": "" if self.mode == "auto" else self.mode,
+                  "t": f"{self.interval:g}", "n": str(self.rounds)}  # fmt: skip
+        given = [[f"-{one}", value] for one, value in values.items() if value and build.takes(one)]
+        return [*itertools.chain(*given), *(["-e"] if build.takes("e") else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,9 @@ class Program:
     dev: str
     ifindex: int
     mode: str
-    link: str  # "bpf_link", or "netlink" on kernels before v5.9
+    link: str  # "bpf_link", or "netlink" on kernels before v5.9; UNKNOWN: it didn't say
     program: int
-    tag: str
+    tag: str  # or UNKNOWN
 
 
 @dataclass(slots=True)
@@ -97,7 +104,7 @@ class Run:
 
     process: Process
     program: Program
-    ip: str  # whose packets it drops
+    ip: str  # whose packets it drops; empty: it takes no address
     place: Place
     since: float  # when it was attached, in seconds since the epoch
     early: list[Line] = field(default_factory=list)  # what was printed before it was attached
@@ -107,6 +114,8 @@ class Run:
     said: list[str] = field(default_factory=list)  # on standard error, so far
     log: Log = field(default_factory=lambda: Log([]))
     on_log: Callable[[Logged], None] = lambda _: None  # hears what the kernel half logs
+    sample: str = ""  # its name
+    interrupt: Callable[[], None] = lambda: None  # ends it where its input's end doesn't
 
     def output(
         self, timeout: float | None = None, hear: Callable[[str], None] = lambda _: None
@@ -139,6 +148,7 @@ class Run:
     def stop(self) -> None:
         """Ask it to detach and end; what it prints meanwhile can still be read."""
         self.process.end_input()
+        self.interrupt()
 
 
 @contextlib.contextmanager
@@ -154,14 +164,14 @@ def started(
     check_interface(job.dev, bench)
     hindrances = _against_native(build, job, bench)
     place = bench.place(job.dev)
-    process = bench.start(build, job.options, record.log, trace=trace)
+    process = bench.start(build, job.options(build), record.log, trace=trace)
     with ending(process):
-        program, early = _wait_until_attached(job, process, record.log)
+        program, early = _wait_until_attached(build, job, bench, process, record.log)
         since = time.time()
         record.update(
             **asdict(program),
             **bench.facts(build, process),
-            ip=job.ip,
+            ip=job.ip if build.takes("i") else "",
             on=bench.where,
             release=place.release,
             build=build.facts,
@@ -175,13 +185,15 @@ def started(
         run = Run(
             process,
             program,
-            job.ip,
+            job.ip if build.takes("i") else "",
             place,
             since,
             early,
             [keep],
             notes,
             log=Log(build.facts.get("logs") or []),
+            sample=build.name,
+            interrupt=(lambda: None) if build.takes("e") else partial(bench.interrupt, process),
         )
         try:
             yield run
@@ -194,8 +206,9 @@ def started(
             record.update(ended=time.time())
     if any(one.program == program.program for one in bench.attached(program.dev)):
         raise StillAttached(program.dev, program.program)
-    if process.wait():
-        raise EndedBadly(process.wait(), "\n".join(run.said))
+    code = process.wait()
+    if code and (build.takes("e") or code not in _INTERRUPTED):
+        raise EndedBadly(code, "\n".join(run.said))
 
 
 @contextlib.contextmanager
@@ -213,6 +226,12 @@ def check_address(given: str) -> None:
         ipaddress.IPv4Address(given)
     except ValueError:
         raise NotAnAddress(given) from None
+
+
+def check_takes_address(build: Build) -> None:
+    """Raise TakesNoAddress if the user half can't be told an address."""
+    if not build.takes("i"):
+        raise TakesNoAddress(build.name)
 
 
 def check_interface(dev: str, bench: Bench) -> None:
@@ -239,17 +258,33 @@ def _against_native(build: Build, job: Job, bench: Bench) -> list[Hindrance]:
     return found
 
 
-def _wait_until_attached(job: Job, running: Process, log: Path) -> tuple[Program, list[Line]]:
-    """The binary's word that it is attached, and what it said before."""
+def _wait_until_attached(
+    build: Build, job: Job, bench: Bench, running: Process, log: Path
+) -> tuple[Program, list[Line]]:
+    """What the binary says that it has attached, or else is found, and what it said before.
+
+    The interface had no program before: what is there now is the binary's.
+    """
     early: list[Line] = []
-    try:
-        for line in running.lines(_ATTACH_PATIENCE):
-            early.append(line)
-            found = line.stream == "err" and _ATTACHED.match(line.text)
-            if found:
-                dev, ifindex, mode, link, program, tag = found.groups()
-                return Program(dev, int(ifindex), mode, link, int(program), tag), early
-    except TimeoutError:
+    announces = build.facts.get("announces", True)
+    deadline = time.monotonic() + _ATTACH_PATIENCE
+    ended = False
+    while not ended and (left := deadline - time.monotonic()) > 0:
+        try:
+            for line in running.lines(left if announces else _LOOK):
+                early.append(line)
+                found = line.stream == "err" and _ATTACHED.match(line.text)
+                if found:
+                    dev, ifindex, mode, link, program, tag = found.groups()
+                    return Program(dev, int(ifindex), mode, link, int(program), tag), early
+            ended = True
+        except TimeoutError:
+            pass
+        for one in [] if announces else bench.attached(job.dev):
+            found_there = Program(one.dev, one.ifindex, one.mode, UNKNOWN, one.program, UNKNOWN)
+            return found_there, early
+    if not ended:
+        bench.interrupt(running)
         running.end()
     lines = [line.text for line in early if line.stream == "err"]
     said = "\n".join(lines)

@@ -79,6 +79,10 @@ class Bench(ABC):
         With `trace` its lines come with those of the kernel's log among them.
         """
 
+    def interrupt(self, process: Process) -> None:
+        """Have a program that doesn't mind the end of its input end by a signal."""
+        process.end_input()
+
     @abstractmethod
     def interfaces(self) -> list[str]:
         """The testbed's interfaces."""

@@ -62,6 +62,11 @@ class LocalBench(Bench):
         kernel_log = KernelLog.opened(self.shell)
         return Traced(self.shell.start(argv, cwd=build.directory, log=log), kernel_log)
 
+    def interrupt(self, process: Process) -> None:
+        """Send it SIGINT, as root: sudo(8) passes it on."""
+        argv = ["kill", "-INT", str(process.pid)]
+        self.shell.run(self.shell.as_root(argv, _WHY), check=False)
+
     def interfaces(self) -> list[str]:
         """The namespace's interfaces."""
         if not self.enter:

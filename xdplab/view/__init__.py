@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import sys
 import textwrap
@@ -23,7 +24,7 @@ from rich.progress import (
 from rich.syntax import Syntax
 from rich.text import Text
 
-from xdplab import explain, plotting
+from xdplab import explain, plotting, skeleton
 from xdplab.boot.built import Built
 from xdplab.build import AllSamples, Build, about_pair
 from xdplab.cases import Met
@@ -97,6 +98,15 @@ class View:
         """What a command did, a line each."""
         for line in what or [nothing]:
             self.say(line)
+
+    def made(self, files: Sequence[Path], *, dry: bool) -> None:
+        """A new pair's files, and the commands that go on with it."""
+        for file in files:
+            self.say(f"{'would make' if dry else 'made'} {file}")
+        if not dry:
+            option = shlex.join(["--sample", skeleton.named(files[0])])
+            for command in ("build", "verify", "run --on netns"):
+                self.say(f"  invoke {command} {option}")
 
     # ---- stages
 

@@ -37,8 +37,9 @@ _REFRESH = 2.0  # times a second that the clock moves
 def about(run: Run) -> str:
     """What runs where."""
     one, place = run.program, run.place
+    what = f"drops {run.ip}" if run.ip else f"runs {run.sample}"
     return (
-        f"{one.dev}: {one.mode} mode, program {one.program}, tag {one.tag}, drops {run.ip}"
+        f"{one.dev}: {one.mode} mode, program {one.program}, tag {one.tag}, {what}"
         f" {_PLACES[place.where]}, Linux {place.release}"
     )
 
