@@ -265,6 +265,8 @@ FAKE = {
 
         .RECIPEPREFIX = >
         obj := $(M)
+        PROGRAM := __attribute__((section("xdp"))) int f(void) { return 0; } \
+        char _license[] __attribute__((section("license"))) = "GPL";
         all: $(always-y)
         allnoconfig:
         > @test "$(KCONFIG_ALLCONFIG)" -ef .xdplab/config
@@ -278,7 +280,7 @@ FAKE = {
         scripts:
         > @test -f .config
         $(obj)/%_kern.o: $(obj)/%_kern.c
-        > @echo 'int f(void) { return 0; }' | clang --target=bpf -x c -c -o $@ -
+        > @echo '$(PROGRAM)' | clang --target=bpf -x c -c -o $@ -
         $(obj)/%: $(obj)/%_user.c
         > @cp /bin/true $@
         .PHONY: all allnoconfig olddefconfig prepare0 scripts

@@ -14,11 +14,11 @@ from typing import Any
 
 from xdplab import blame, damage, footprint, kbuild, patching, tracing
 from xdplab.dialect import Dialect
-from xdplab.errors import BadCases, FileInTheWay, NotBuilt
+from xdplab.errors import BadCases, FileInTheWay, NotBuilt, UnfitKernelHalf
 from xdplab.files import read_json, require_space, write_json, write_whole
 from xdplab.kbuild import OnLine
 from xdplab.process import Finished, Line, Shell
-from xdplab.sample import COMPAT, OPTIONS, Sample
+from xdplab.sample import COMPAT, LOADER, OPTIONS, Sample
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
 from xdplab.workspace import Workspace
@@ -91,9 +91,12 @@ def build(
     directory = keep or workspace.build(tree.key, sample.name)
     log = directory / "build.log"
     damage.require_whole(tree, shell, mend=mend)
+    if sample.user == LOADER:
+        tell(f"{sample.name} has no user half of its own: {_from_here(LOADER)} serves as it")
     with workspace.locked(tree, dry=shell.dry):
         if mend:
             damage.mend(tree, shell, tell)
+        _changed(tree, sample, trace=trace)  # before anything is written
         patching.apply(tree, patching.plan(tree, sample.name), dry=shell.dry)
         kbuild.prepare(tree, tools, shell, on_line)
         with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
@@ -166,29 +169,42 @@ def place(tree: Tree, sample: Sample, tools: Toolchain, *, trace: bool) -> None:
     Raises FileInTheWay rather than overwrite a file of the user's, or a copy
     that the user edited there.
     """
-    placed = tree.placed()
-    copies = {sample.in_tree(source): source for source in sample.sources}
-    texts = {name: source.read_bytes() for name, source in copies.items()}
-    if trace:
-        texts[Path(COMPAT.name)] += b"\n#define TRACE /* invoke build --trace */\n"
-    there = {name: tree.samples / name for name in copies}
-    different = [
-        name
-        for name, text in texts.items()
-        if not there[name].exists() or there[name].read_bytes() != text
-    ]
-    for name in different:
-        if there[name].exists() and placed.get(str(name)) != _sha256(there[name]):
-            raise FileInTheWay(there[name], copies[name])
-    for name in different:
-        write_whole(there[name], texts[name])
-    tree.remember(placed=placed | {str(name): _sha256(there[name]) for name in different})
+    changed = _changed(tree, sample, trace=trace)
+    for name, text in changed.items():
+        write_whole(tree.samples / name, text)
+    tree.remember(
+        placed=tree.placed() | {str(name): _sha256(tree.samples / name) for name in changed}
+    )
     # the rule for BPF objects knows no header files, and no compiler but today's
     bpf_object = tree.samples / sample.object
-    headers = [there[sample.in_tree(header)] for header in sample.headers]
+    headers = [tree.samples / sample.in_tree(header) for header in sample.headers]
     if _older(bpf_object, headers) or tree.recall("clang") != tools.clang:
         bpf_object.unlink(missing_ok=True)
         tree.remember(clang=tools.clang)
+
+
+def _changed(tree: Tree, sample: Sample, *, trace: bool) -> dict[Path, bytes]:
+    """The files of samples/bpf that aren't as the pair is now, and how they should be.
+
+    Raises FileInTheWay, also if the tree's own sample of the name is made of other files.
+    """
+    placed = tree.placed()
+    changed = {}
+    for source in sample.sources:
+        name, text = sample.in_tree(source), source.read_bytes()
+        if trace and name.name == COMPAT.name:
+            text += b"\n#define TRACE /* invoke build --trace */\n"
+        there = tree.samples / name
+        if not there.exists():
+            changed[name] = text
+        elif there.read_bytes() != text:
+            if placed.get(str(name)) != _sha256(there):
+                raise FileInTheWay(there, source)
+            changed[name] = text
+    for theirs in (tree.samples / f"{sample.name}{end}" for end in (".c", ".bpf.c")):
+        if theirs.exists():
+            raise FileInTheWay(theirs, sample.kern)
+    return changed
 
 
 def _older(path: Path, sources: Iterable[Path]) -> bool:
@@ -243,6 +259,42 @@ def _check(tree: Tree, sample: Sample, log: Path) -> None:
     if wrong:
         bpf_object.unlink()
         raise NotBuilt(bpf_object, wrong, log)
+    _require_runnable(sample, bpf_object)
+
+
+def _require_runnable(sample: Sample, bpf_object: Path) -> None:
+    """Raise UnfitKernelHalf for what compiles, and yet can't be loaded or attached."""
+    from elftools.elf.elffile import ELFFile  # here: it takes a while to import
+
+    with bpf_object.open("rb") as file:
+        elf = ELFFile(file)
+        if not elf.get_section_by_name("license"):
+            raise UnfitKernelHalf(
+                sample.kern, "it has no licence, and the kernel has many helpers for GPL only",
+                'add: char _license[] SEC("license") = "GPL";',
+            )  # fmt: skip
+        programs = [symbol.name for symbol in _programs(elf)]
+    if not programs:
+        raise UnfitKernelHalf(
+            sample.kern, "no function of it is in a section: libbpf finds no program",
+            'write SEC("xdp") before the function that gets the packets',
+        )  # fmt: skip
+    if len(programs) > 1 and sample.user == LOADER:
+        raise UnfitKernelHalf(
+            sample.kern, f"it has {len(programs)} programs: {', '.join(programs)}",
+            "leave one of them, or write a user half that knows which to attach:"
+            f" {sample.name}_user.c",
+        )  # fmt: skip
+
+
+def _programs(elf: Any) -> Iterator[Any]:
+    """The functions that are programs, as libbpf has it: global, and in a section of their own."""
+    sections = dict(enumerate(elf.iter_sections()))
+    for symbol in elf.get_section_by_name(".symtab").iter_symbols():
+        kind, bind = symbol["st_info"]["type"], symbol["st_info"]["bind"]
+        section = sections.get(symbol["st_shndx"])
+        if (kind, bind) == ("STT_FUNC", "STB_GLOBAL") and section and section.name != ".text":
+            yield symbol
 
 
 def _why_no_bpf(path: Path) -> str:

@@ -386,7 +386,7 @@ class FileInTheWay(InputError):
     def __init__(self, path: Path, ours: Path) -> None:
         super().__init__(
             f"{path} is there already, and is not what the harness put there",
-            f"move it away if {ours} is meant, or name the pair in the tree with --sample",
+            f"give {ours} another name, or move it away; a pair in the tree is named with --sample",
         )
 
 
@@ -630,6 +630,13 @@ class NotBuilt(BuildFailed):
 
     def __init__(self, path: Path, why: str, log: Path) -> None:
         super().__init__(f"make returned 0, but {path} {why}", f"whole log: {log}")
+
+
+class UnfitKernelHalf(BuildFailed):
+    """A kernel half that compiles, and still is no program that could be attached."""
+
+    def __init__(self, path: Path, why: str, cure: str) -> None:
+        super().__init__(f"{path} can't be run: {why}", cure)
 
 
 class CompilerGaveUp(BuildFailed):
