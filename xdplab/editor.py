@@ -21,7 +21,7 @@ from xdplab.errors import BuildFailed, NotBuilt, NotOurCommands
 from xdplab.files import read_json, write_json
 from xdplab.kbuild import OnLine
 from xdplab.process import Shell
-from xdplab.sample import COMPAT, Sample
+from xdplab.sample import COMPAT, LOADER, Sample
 from xdplab.sources import Tell
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
@@ -65,7 +65,8 @@ def write(
     if shell.dry:
         return None
     text = log.read_text() if log.exists() else ""
-    entries = [_entry(tree, source, text) for source in (sample.kern, sample.user)]
+    halves = [half for half in (sample.kern, sample.user) if half != LOADER]
+    entries = [_entry(tree, half, text) for half in halves]
     said = [entry for entry in entries if entry]
     if len(said) < len(entries):
         raise failed or NotBuilt(sample.kern, "was not compiled", log)

@@ -199,9 +199,11 @@ def started(
             yield run
         finally:
             run.stop()
-            with contextlib.suppress(TimeoutError):
+            try:
                 for _ in run.output(_END_PATIENCE):
                     pass
+            except TimeoutError:
+                bench.kill(process)
             process.end()
             record.update(ended=time.time())
     if any(one.program == program.program for one in bench.attached(program.dev)):
@@ -284,7 +286,7 @@ def _wait_until_attached(
             found_there = Program(one.dev, one.ifindex, one.mode, UNKNOWN, one.program, UNKNOWN)
             return found_there, early
     if not ended:
-        bench.interrupt(running)
+        bench.kill(running)
         running.end()
     lines = [line.text for line in early if line.stream == "err"]
     said = "\n".join(lines)

@@ -83,6 +83,10 @@ class Bench(ABC):
         """Have a program that doesn't mind the end of its input end by a signal."""
         process.end_input()
 
+    def kill(self, process: Process) -> None:
+        """End a program that doesn't mind that either."""
+        process.end()
+
     @abstractmethod
     def interfaces(self) -> list[str]:
         """The testbed's interfaces."""

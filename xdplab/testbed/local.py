@@ -64,8 +64,16 @@ class LocalBench(Bench):
 
     def interrupt(self, process: Process) -> None:
         """Send it SIGINT, as root: sudo(8) passes it on."""
-        argv = ["kill", "-INT", str(process.pid)]
-        self.shell.run(self.shell.as_root(argv, _WHY), check=False)
+        self._signal("-INT", str(process.pid))
+
+    def kill(self, process: Process) -> None:
+        """Send SIGKILL to it, and to what sudo(8) has started, which can't pass that on."""
+        started = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        with contextlib.suppress(OSError):  # it has just ended
+            self._signal("-KILL", str(process.pid), *started.read_text().split())
+
+    def _signal(self, *words: str) -> None:
+        self.shell.run(self.shell.as_root(["kill", *words], _WHY), check=False)
 
     def interfaces(self) -> list[str]:
         """The namespace's interfaces."""
