@@ -445,7 +445,7 @@ def cases(
     known = trying.required(build, job.ip)
     bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
-        bed.show(build, job.options, lab.shell)
+        bed.show(build, job.options(build), lab.shell)
         return
     if wire:
         lab.view.say(trying.ON_WIRE)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import KERNELS, Invoke, assert_refused, contents, copy_checkout, snapshot
 
+from xdplab import cases
 from xdplab.build import Build
 from xdplab.errors import AlreadyThere, CannotMake, NotASample
 from xdplab.process import Shell
@@ -203,12 +204,12 @@ def answered(bench: LocalBench) -> int:
 
 def drops(bench: LocalBench, run: Run) -> None:
     assert answered(bench) == 0
-    assert settled_total(run, 0.1, lambda _: None) == COUNT
+    assert settled_total(run, 0.1, lambda _: None, COUNT) == COUNT
 
 
 def counts(bench: LocalBench, run: Run) -> None:
     assert answered(bench) == COUNT
-    assert settled_total(run, 0.1, lambda _: None) == 2 * COUNT  # requests and replies
+    assert settled_total(run, 0.1, lambda _: None, 2 * COUNT) == 2 * COUNT  # requests and replies
 
 
 def passes(bench: LocalBench, run: Run) -> None:
@@ -220,7 +221,7 @@ def redirects(bench: LocalBench, run: Run) -> None:
     for _ in range(COUNT):
         subprocess.run([*bench.enter, sys.executable, "-c", ECHO], check=True, timeout=60)
     assert answered(bench) == COUNT
-    assert settled_total(run, 0.1, lambda _: None) == COUNT
+    assert settled_total(run, 0.1, lambda _: None, COUNT) == COUNT
 
 
 CLAIMS = {Kind.DROP: drops, Kind.COUNT: counts, Kind.PASS: passes, Kind.REDIRECT: redirects}
@@ -256,9 +257,12 @@ def test_each_kind_does_what_it_says(
     kind: Kind, own: Callable[[Kind], Build], workspace: Path
 ) -> None:
     build, job = own(kind), Job("192.0.2.1", "lo", interval=0.1, rounds=0)
-    with Netns().open(Shell(), packets=True) as bench:
+    known = cases.required(build, job.ip)
+    with Netns(Workspace(workspace)).open(Shell(), packets=True) as bench:
         assert answered(bench) == COUNT
         with started(build, job, bench, Workspace(workspace).new_run()) as run:
             assert [one.program for one in bench.attached("lo")] == [run.program.program]
             CLAIMS[kind](bench, run)
+            met = cases.run(known, bench, run.program.program)
+            assert [one.case.name for one in met if not one.held] == []
         assert not bench.attached("lo")

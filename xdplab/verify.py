@@ -51,12 +51,12 @@ def verify(
     job = dataclasses.replace(job, interval=0.2, rounds=0)
     check_interface(job.dev, bench)
     known = cases.of(build, job.ip)
-    if takes_address(build) and bench.private:
+    if build.takes("i") and bench.private:
         yield _without_filter(job, bench)
     with started(build, job, bench, record) as run:
         yield _seen_on_link(job, bench, run)
         total = 0
-        if takes_address(build):
+        if build.takes("i"):
             total = yield from _filtered(job, bench, run, watch)
         elif known and known.counts:
             total = settled_total(run, job.interval, watch, 0)
@@ -66,11 +66,6 @@ def verify(
     yield Check(
         "stopped, it leaves nothing on the link", not left, f"programs left: {left or 'none'}"
     )
-
-
-def takes_address(build: Build) -> bool:
-    """Whether the user half takes -i, the address whose packets die."""
-    return "i" in build.facts.get("options", "i")
 
 
 def _without_filter(job: Job, bench: Bench) -> Check:
