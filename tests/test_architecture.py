@@ -70,6 +70,7 @@ def test_nobody_imports_the_commands() -> None:
     [
         ("xdplab.counters", set()),
         ("xdplab.packets", set()),
+        ("xdplab.model", set()),
         ("xdplab.netlink", set()),
         ("xdplab.errors", set()),
         ("xdplab.version", {"xdplab.errors"}),

@@ -1,0 +1,176 @@
+"""What the filters make of a frame, told a second time: bytes and rules in, the action out.
+
+Written from the samples' description and not from their C, so that each can be
+held against the other, and so that a rule's effect is known before it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_TYPE_AT = 12  # where an Ethernet frame has its EtherType; these are linux/if_ether.h's
+_IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
+_TAGS, _MOST_TAGS = (b"\x81\x00", b"\x88\xa8"), 2  # 802.1Q, 802.1ad
+
+_FRAGMENT, _AUTHENTICATION, _ICMPV6 = 44, 51, 58  # protocol numbers, as IANA has them
+_OPTIONS = (0, 43, 60)  # hop by hop, routing, destination
+_MOST_EXTENSIONS = 6
+_NEIGHBOUR_DISCOVERY = range(133, 138)  # RFC 4861: solicitations, advertisements, redirect
+
+
+class Action(IntEnum):
+    """What a program answers: enum xdp_action of linux/bpf.h."""
+
+    ABORTED = 0
+    DROP = 1
+    PASS = 2
+
+
+class Policy(StrEnum):
+    """What becomes of a packet that no rule covers."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Side(StrEnum):
+    """Which of a packet's addresses a rule looks at."""
+
+    SRC = "src"
+    DST = "dst"
+    BOTH = "both"  # either will do
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A prefix, or one address as a prefix of full length."""
+
+    side: Side
+    network: Network
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.network}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a packet, and the rule that it counts for, if any covers it."""
+
+    action: Action
+    rule: Rule | None = None
+
+
+class Rules:
+    """A set of rules, to be asked which of them covers a packet."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        """Take in rules; of the same prefix, one for a side counts before one for both."""
+        self._of_source = _Prefixes()
+        self._of_destination = _Prefixes()
+        for rule in sorted(rules, key=lambda rule: rule.side is not Side.BOTH):
+            if rule.side is not Side.DST:
+                self._of_source.add(rule)
+            if rule.side is not Side.SRC:
+                self._of_destination.add(rule)
+
+    def covering(self, source: Address, destination: Address) -> Rule | None:
+        """The rule that a packet between two addresses counts for; None if none covers it.
+
+        Of those that match the source the longest prefix, or else of those that match
+        the destination.
+        """
+        return self._of_source.longest(source) or self._of_destination.longest(destination)
+
+
+class _Prefixes:
+    """Rules by the leading bits of their addresses, for each version of IP and length."""
+
+    def __init__(self) -> None:
+        self._rules: dict[tuple[int, int], dict[int, Rule]] = {}
+
+    def add(self, rule: Rule) -> None:
+        network = rule.network
+        bits = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+        self._rules.setdefault((network.version, network.prefixlen), {})[bits] = rule
+
+    def longest(self, address: Address) -> Rule | None:
+        version, bits, width = address.version, int(address), address.max_prefixlen
+        found = [
+            (length, rules[bits >> (width - length)])
+            for (of, length), rules in self._rules.items()
+            if of == version and bits >> (width - length) in rules
+        ]
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def covers(rules: Iterable[Rule], source: Address, destination: Address) -> bool:
+    """Whether any of some rules covers packets from one address to another."""
+    return Rules(rules).covering(source, destination) is not None
+
+
+def xdp_filter(frame: bytes, policy: Policy, rules: Rules) -> Verdict:
+    """What samples/xdp_filter makes of an Ethernet frame.
+
+    A packet that no rule covers passes under ALLOW; under DENY only ARP and the
+    discovery of IPv6's neighbours do, without which what is let through wouldn't be
+    found.  What has no whole, sound IP header can't be covered.
+    """
+    kind, packet = _beyond_tags(frame)
+    ends = _addresses(kind, packet)
+    rule = rules.covering(*ends) if ends else None
+    if policy is Policy.ALLOW:
+        passes = rule is None
+    else:
+        needed = kind == _ARP or (kind == _IPV6 and ends is not None and _is_discovery(packet))
+        passes = rule is not None or needed
+    return Verdict(Action.PASS if passes else Action.DROP, rule)
+
+
+def xdp_ip_filter(frame: bytes, address: IPv4Address) -> Action:
+    """What the tutorial's pair makes of a frame: only the source of untagged IPv4 counts."""
+    kind, packet = frame[_TYPE_AT : _TYPE_AT + 2], frame[_TYPE_AT + 2 :]
+    dies = kind == _IPV4 and len(packet) >= 20 and packet[12:16] == address.packed
+    return Action.DROP if dies else Action.PASS
+
+
+def _beyond_tags(frame: bytes) -> tuple[bytes, bytes]:
+    """An EtherType and what follows it, behind VLAN tags; both shorter where the frame ends."""
+    at = _TYPE_AT
+    for _ in range(_MOST_TAGS):
+        if frame[at : at + 2] in _TAGS:
+            at += 4
+    return frame[at : at + 2], frame[at + 2 :]
+
+
+def _addresses(kind: bytes, packet: bytes) -> tuple[Address, Address] | None:
+    """Source and destination of a packet with a whole header that is what its type says."""
+    if kind == _IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4 and packet[0] & 0xF >= 5:
+        return IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+    if kind == _IPV6 and len(packet) >= 40 and packet[0] >> 4 == 6:
+        return IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
+    return None
+
+
+def _is_discovery(packet: bytes) -> bool:
+    """Whether an IPv6 packet is neighbour discovery, behind some extension headers or none.
+
+    Of fragments only the first can be told.
+    """
+    kind, rest = packet[6], packet[40:]
+    for _ in range(_MOST_EXTENSIONS):
+        if kind not in (*_OPTIONS, _FRAGMENT, _AUTHENTICATION) or len(rest) < 8:
+            break
+        if kind == _FRAGMENT:
+            size = 8
+            if int.from_bytes(rest[2:4]) & 0xFFF8:  # in bytes, where the fragment belongs
+                return False
+        else:
+            size = (rest[1] + 2) * 4 if kind == _AUTHENTICATION else (rest[1] + 1) * 8
+        kind, rest = rest[0], rest[size:]
+    return kind == _ICMPV6 and len(rest) > 0 and rest[0] in _NEIGHBOUR_DISCOVERY
