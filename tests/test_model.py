@@ -135,16 +135,50 @@ def test_options_and_fragments_of_ipv4_do_not_matter() -> None:
     assert counted(bytes(fragment), "src 10.1.2.3/32")
 
 
-def denied(frame: bytes) -> Action:
-    return xdp_filter(frame, DENY, Rules(())).action
+def arp(sender: Address = A, target: Address = B, first: str = "0001080006040001") -> bytes:
+    return b"\x08\x06" + bytes.fromhex(first) + bytes(6) + sender.packed + bytes(6) + target.packed
+
+
+def denied(frame: bytes, *lines: str) -> Action:
+    """What becomes of it under DENY with one rule of each version, elsewhere."""
+    elsewhere = lines or ("src 203.0.113.1/32", "src 2001:db8:f::/128")
+    return xdp_filter(frame, DENY, Rules(rules(*elsewhere))).action
 
 
 @pytest.mark.parametrize("tags", [b"", Q, AD + Q])
 def test_deny_keeps_arp_and_neighbour_discovery_alive(tags: bytes) -> None:
-    assert denied(MACS + tags + b"\x08\x06") is PASS
+    assert denied(MACS + tags + arp()) is PASS
+    assert denied(MACS + tags + arp()[:9]) is PASS
     assert denied(MACS + tags + ipv6(rest=SOLICITATION)) is PASS
     assert denied(MACS + tags + ipv6(rest=ECHO)) is DROP
     assert denied(MACS + tags + ipv6(following=17, rest=SOLICITATION)) is DROP
+
+
+def test_neighbours_are_found_only_where_a_rule_needs_it() -> None:
+    assert denied(MACS + arp(), "src ::/128") is DROP
+    assert denied(MACS + ipv6(rest=SOLICITATION), "src 0.0.0.0/32") is DROP
+
+
+def test_arp_is_covered_by_the_addresses_that_it_speaks_of() -> None:
+    assert counted(MACS + Q + arp(), "src 10.1.2.3/32")
+    assert counted(MACS + arp(), "dst 192.0.2.9/32")
+    assert not counted(MACS + arp(), "src 192.0.2.9/32", "dst 10.1.2.3/32")
+    assert not counted(MACS + arp()[:-1], "src 10.1.2.3/32")
+    for other in ("0001080006060001", "0001080008040001", "000186dd06040001"):
+        assert not counted(MACS + arp(first=other), "src 10.1.2.3/32")
+
+
+def test_neighbour_discovery_is_covered_by_its_target_too() -> None:
+    target = bytes.fromhex("fc000000000000000000000000000007")
+    solicitation, advertisement = (bytes([kind]) + bytes(7) + target for kind in (135, 136))
+    assert counted(MACS + ipv6(rest=solicitation), "dst fc00::7/128")
+    assert counted(MACS + ipv6(rest=advertisement), "src fc00::7/128")
+    assert counted(MACS + ipv6(rest=advertisement), "src fc00::/16", "dst fe80::/10") == (
+        "dst fe80::/10"
+    )
+    assert not counted(MACS + ipv6(rest=solicitation), "src fc00::7/128")
+    assert not counted(MACS + ipv6(rest=advertisement), "dst fc00::7/128")
+    assert not counted(MACS + ipv6(rest=solicitation[:-1]), "dst fc00::7/128")
 
 
 @pytest.mark.parametrize(("kind", "action"), [(132, DROP), (133, PASS), (137, PASS), (138, DROP)])

@@ -17,11 +17,13 @@ Network = IPv4Network | IPv6Network
 _TYPE_AT = 12  # where an Ethernet frame has its EtherType; these are linux/if_ether.h's
 _IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
 _TAGS, _MOST_TAGS = (b"\x81\x00", b"\x88\xa8"), 2  # 802.1Q, 802.1ad
+_ARP_OF_IPV4 = _IPV4 + b"\x06\x04"  # and the sizes of an Ethernet and an IPv4 address
 
 _FRAGMENT, _AUTHENTICATION, _ICMPV6 = 44, 51, 58  # protocol numbers, as IANA has them
 _OPTIONS = (0, 43, 60)  # hop by hop, routing, destination
 _MOST_EXTENSIONS = 6
 _NEIGHBOUR_DISCOVERY = range(133, 138)  # RFC 4861: solicitations, advertisements, redirect
+_SOLICITATION, _ADVERTISEMENT = 135, 136  # of neighbours: an address follows the header
 
 
 class Action(IntEnum):
@@ -71,21 +73,26 @@ class Rules:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         """Take in rules; of the same prefix, one for a side counts before one for both."""
+        self.versions: set[int] = set()  # of IP, that there are rules for
         self._of_source = _Prefixes()
         self._of_destination = _Prefixes()
         for rule in sorted(rules, key=lambda rule: rule.side is not Side.BOTH):
+            self.versions.add(rule.network.version)
             if rule.side is not Side.DST:
                 self._of_source.add(rule)
             if rule.side is not Side.SRC:
                 self._of_destination.add(rule)
 
-    def covering(self, source: Address, destination: Address) -> Rule | None:
+    def covering(self, source: Address | None, destination: Address | None) -> Rule | None:
         """The rule that a packet between two addresses counts for; None if none covers it.
 
         Of those that match the source the longest prefix, or else of those that match
         the destination.
         """
-        return self._of_source.longest(source) or self._of_destination.longest(destination)
+        found = self._of_source.longest(source) if source else None
+        if found is None and destination:
+            found = self._of_destination.longest(destination)
+        return found
 
 
 class _Prefixes:
@@ -117,18 +124,22 @@ def covers(rules: Iterable[Rule], source: Address, destination: Address) -> bool
 def xdp_filter(frame: bytes, policy: Policy, rules: Rules) -> Verdict:
     """What samples/xdp_filter makes of an Ethernet frame.
 
-    A packet that no rule covers passes under ALLOW; under DENY only ARP and the
-    discovery of IPv6's neighbours do, without which what is let through wouldn't be
-    found.  What has no whole, sound IP header can't be covered.
+    A packet that no rule covers passes under ALLOW.  Under DENY only what finds the
+    neighbours does, without which those that a rule lets through wouldn't be heard:
+    ARP if there is any rule for IPv4, neighbour discovery if there is one for IPv6.
+    What has no whole, sound header can't be covered.
     """
     kind, packet = _beyond_tags(frame)
-    ends = _addresses(kind, packet)
-    rule = rules.covering(*ends) if ends else None
+    discovery = _discovery(packet) if kind == _IPV6 else b""
+    ends = [_addresses(kind, packet), _target(discovery)]
+    covering = (rules.covering(*both) for both in ends)
+    rule = next((one for one in covering if one), None)
     if policy is Policy.ALLOW:
         passes = rule is None
     else:
-        needed = kind == _ARP or (kind == _IPV6 and ends is not None and _is_discovery(packet))
-        passes = rule is not None or needed
+        arp_needed = kind == _ARP and 4 in rules.versions
+        discovery_needed = discovery != b"" and 6 in rules.versions
+        passes = rule is not None or arp_needed or discovery_needed
     return Verdict(Action.PASS if passes else Action.DROP, rule)
 
 
@@ -148,29 +159,49 @@ def _beyond_tags(frame: bytes) -> tuple[bytes, bytes]:
     return frame[at : at + 2], frame[at + 2 :]
 
 
-def _addresses(kind: bytes, packet: bytes) -> tuple[Address, Address] | None:
-    """Source and destination of a packet with a whole header that is what its type says."""
+def _addresses(kind: bytes, packet: bytes) -> tuple[Address | None, Address | None]:
+    """Source and destination of a packet with a whole header that is what its type says.
+
+    Of ARP the sender and the target, whose addresses they are that it speaks of.
+    """
     if kind == _IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4 and packet[0] & 0xF >= 5:
         return IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
-    if kind == _IPV6 and len(packet) >= 40 and packet[0] >> 4 == 6:
+    if kind == _ARP and len(packet) >= 28 and packet[2:6] == _ARP_OF_IPV4:
+        return IPv4Address(packet[14:18]), IPv4Address(packet[24:28])
+    if kind == _IPV6 and _is_ipv6(packet):
         return IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
-    return None
+    return None, None
 
 
-def _is_discovery(packet: bytes) -> bool:
-    """Whether an IPv6 packet is neighbour discovery, behind some extension headers or none.
+def _is_ipv6(packet: bytes) -> bool:
+    return len(packet) >= 40 and packet[0] >> 4 == 6
 
-    Of fragments only the first can be told.
+
+def _target(discovery: bytes) -> tuple[Address | None, Address | None]:
+    """The neighbour that discovery speaks of: who is looked for, or says that it's there."""
+    if len(discovery) >= 24 and discovery[0] in (_SOLICITATION, _ADVERTISEMENT):
+        target = IPv6Address(discovery[8:24])
+        return (None, target) if discovery[0] == _SOLICITATION else (target, None)
+    return None, None
+
+
+def _discovery(packet: bytes) -> bytes:
+    """The ICMPv6 message of an IPv6 packet if it is neighbour discovery, else nothing.
+
+    It may stand behind extension headers; of fragments only the first can be told.
     """
+    if not _is_ipv6(packet):
+        return b""
     kind, rest = packet[6], packet[40:]
     for _ in range(_MOST_EXTENSIONS):
         if kind not in (*_OPTIONS, _FRAGMENT, _AUTHENTICATION) or len(rest) < 8:
             break
         if kind == _FRAGMENT:
             size = 8
-            if int.from_bytes(rest[2:4]) & 0xFFF8:  # in bytes, where the fragment belongs
-                return False
+            if int.from_bytes(rest[2:4]) & 0xFFF8:  # where the fragment belongs
+                return b""
         else:
             size = (rest[1] + 2) * 4 if kind == _AUTHENTICATION else (rest[1] + 1) * 8
         kind, rest = rest[0], rest[size:]
-    return kind == _ICMPV6 and len(rest) > 0 and rest[0] in _NEIGHBOUR_DISCOVERY
+    found = kind == _ICMPV6 and len(rest) > 0 and rest[0] in _NEIGHBOUR_DISCOVERY
+    return rest if found else b""
