@@ -1,0 +1,1566 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The user half: load the filter and attach it to interfaces, change and show its
+ * rules while it runs, and end it.  -h tells the commands.
+ *
+ * All that is known of a filter is in its maps, pinned in one directory, whose lock
+ * lets one command at a time change anything.  The book has the rules as they were
+ * given, by slot; tables and tries have them as the kernel half asks for them.
+ */
+#define _GNU_SOURCE /* pipe2() */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <linux/bpf.h>
+#include <net/if.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <time.h>
+
+#include "bpf_util.h"
+#include "xdp_compat.h"
+#include "xdp_filter.h"
+
+#define BPFFS "/sys/fs/bpf"
+#define PARENT BPFFS "/xdplab"
+#define HOME PARENT "/xdp_filter"
+
+enum { FAILED = 1, BAD_INPUT = 2 };
+enum { DEFAULT_RULES = 16384, MOST_RULES = 1 << 24, MOST_DEVICES = 64 };
+
+static void fail(int code, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
+
+static void fail(int code, const char *format, ...)
+{
+	va_list given;
+
+	va_start(given, format);
+	vfprintf(stderr, format, given);
+	va_end(given);
+	fputc('\n', stderr);
+	exit(code);
+}
+
+static void *allocate(size_t count, size_t size)
+{
+	void *memory = calloc(count ? count : 1, size);
+
+	if (!memory)
+		fail(FAILED, "no memory for %zu times %zu bytes", count, size);
+	return memory;
+}
+
+/* ---- maps */
+
+enum { FREE, COMING, THERE, GOING }; /* a killed command leaves COMING and GOING */
+
+/* a rule as it was given; the next command finishes what a killed one left */
+struct entry {
+	__u8 address[16]; /* of IPv4 the first four */
+	__u8 length;
+	__u8 is_ipv6;
+	__u8 sides;
+	__u8 state;
+	__u32 in_trie;
+};
+
+struct device {
+	char name[IF_NAMESIZE];
+	__u32 ifindex;
+	__u32 flags; /* the mode */
+	__u32 has_link;
+	__u32 unused;
+};
+
+/* who has loaded the filter, and what must be undone */
+struct owner {
+	__u64 net; /* the network namespace */
+	__u64 started; /* when the holder was, in ticks since the boot: ids come again */
+	__u32 holder; /* the process that will undo it; 0: nobody does by himself */
+	__u32 stays;
+	__u32 program;
+	__u32 devices;
+	struct device device[MOST_DEVICES];
+};
+
+enum map { CONFIG, ACTIONS_MAP, COUNTERS, TABLE4_MAP, TABLE6_MAP, TRIE4_MAP, TRIE6_MAP, BOOK, OWNER, MAPS };
+
+static const char *const names[MAPS] = {
+	"config", "actions", "counters", "table4", "table6", "trie4", "trie6", "book", "owner",
+};
+
+/*
+ * An array map in memory: the map's own pages, or where the kernel can't map them
+ * (before v5.5) a copy, which store() writes back.
+ */
+struct table {
+	int fd;
+	__u32 entries;
+	__u32 size;
+	char *memory;
+	bool is_mapped;
+};
+
+enum { MMAPABLE = 1 << 10, MEMBARRIER_GLOBAL = 1, LINK_DETACH = 34 };
+
+/* a map's fd, or a negative errno */
+static int make_map(__u32 type, const char *name, __u32 key, __u32 value, __u32 entries)
+{
+	union bpf_attr attr = {
+		.map_type = type,
+		.key_size = key,
+		.value_size = value,
+		.max_entries = entries,
+		.map_flags = type == BPF_MAP_TYPE_ARRAY	   ? MMAPABLE :
+			     type == BPF_MAP_TYPE_LPM_TRIE ? BPF_F_NO_PREALLOC : 0,
+	};
+	int fd;
+
+	snprintf(attr.map_name, sizeof(attr.map_name), "%s", name);
+	fd = syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+	if (fd < 0 && errno == EINVAL && type == BPF_MAP_TYPE_ARRAY) {
+		attr.map_flags = 0;
+		fd = syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+	}
+	return fd < 0 ? -errno : fd;
+}
+
+static void open_table(struct table *table, int fd, const char *name)
+{
+	struct bpf_map_info info = {};
+	__u32 size = sizeof(info), i;
+	size_t bytes;
+
+	if (bpf_obj_get_info_by_fd(fd, &info, &size))
+		fail(FAILED, "can't ask the kernel about map %s: %s", name, strerror(errno));
+	table->fd = fd;
+	table->entries = info.max_entries;
+	table->size = (info.value_size + 7) & ~7u;
+	bytes = (size_t)table->entries * table->size;
+	table->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	table->is_mapped = table->memory != MAP_FAILED;
+	if (table->is_mapped)
+		return;
+	table->memory = allocate(table->entries, table->size);
+	for (i = 0; i < table->entries; i++)
+		if (bpf_map_lookup_elem(fd, &i, table->memory + (size_t)i * table->size))
+			fail(FAILED, "can't read map %s: %s", name, strerror(errno));
+}
+
+static void *element(const struct table *table, __u32 index)
+{
+	return table->memory + (size_t)index * table->size;
+}
+
+/* let the kernel half see an element as it is now, and nothing of what is written later */
+static void store(const struct table *table, __u32 index)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!table->is_mapped && bpf_map_update_elem(table->fd, &index, element(table, index), 0))
+		fail(FAILED, "can't write to a map: %s", strerror(errno));
+}
+
+/*
+ * Wait until no packet is under way that saw what was there before.  This call of
+ * membarrier() is a grace period of RCU, under which XDP programs run; where it is
+ * refused (nohz_full), a time in which every packet is through.
+ */
+static void wait_for_packets(void)
+{
+	if (syscall(__NR_membarrier, MEMBARRIER_GLOBAL, 0))
+		usleep(100000);
+}
+
+/* ---- a filter that is loaded */
+
+struct filter {
+	int lock; /* the directory */
+	int fd[MAPS];
+	struct table table[MAPS]; /* those that were opened */
+	struct config *config;
+};
+
+static void pin_path(char *path, size_t size, const char *name)
+{
+	snprintf(path, size, HOME "/%s", name);
+}
+
+static int get_pinned(const char *name)
+{
+	char path[256];
+
+	pin_path(path, sizeof(path), name);
+	return bpf_obj_get(path);
+}
+
+/* whether the directory that is locked is the one that is there now */
+static bool is_current(const struct filter *filter)
+{
+	struct stat locked, there;
+
+	return !fstat(filter->lock, &locked) && !stat(HOME, &there) &&
+	       locked.st_ino == there.st_ino && locked.st_dev == there.st_dev;
+}
+
+/* let no other command in; false if nothing is loaded */
+static bool open_lock(struct filter *filter)
+{
+	for (;;) {
+		filter->lock = open(HOME, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (filter->lock < 0) {
+			if (errno == ENOENT)
+				return false;
+			fail(FAILED, "can't open %s: %s", HOME, strerror(errno));
+		}
+		if (flock(filter->lock, LOCK_EX))
+			fail(FAILED, "can't lock %s: %s", HOME, strerror(errno));
+		if (is_current(filter))
+			return true;
+		close(filter->lock); /* it was removed while we waited */
+	}
+}
+
+static void open_map(struct filter *filter, enum map map)
+{
+	filter->fd[map] = get_pinned(names[map]);
+	if (filter->fd[map] < 0)
+		fail(FAILED, "nothing is loaded: %s/%s: %s; xdp_filter load does that", HOME,
+		     names[map], strerror(errno));
+	if (map != ACTIONS_MAP && map != TRIE4_MAP && map != TRIE6_MAP)
+		open_table(&filter->table[map], filter->fd[map], names[map]);
+}
+
+static struct entry *entry_of(const struct filter *filter, __u32 slot)
+{
+	return element(&filter->table[BOOK], slot);
+}
+
+/* ---- rules in the kernel half's tables and tries */
+
+static __u32 word_of(const struct entry *entry, __u32 slot)
+{
+	return slot << SIDE_BITS | entry->sides;
+}
+
+/* the two buckets in which a rule for one address may be */
+static void buckets_of(const struct filter *filter, const void *address, bool is_ipv6,
+		       __u32 buckets[2])
+{
+	const struct config *config = filter->config;
+	__u32 count = is_ipv6 ? config->buckets6 : config->buckets4, word;
+	__u64 half[2], hash;
+
+	if (is_ipv6) {
+		memcpy(half, address, sizeof(half));
+		hash = hash6(config->seed, half[0], half[1]);
+	} else {
+		memcpy(&word, address, sizeof(word));
+		hash = hash4(config->seed, word);
+	}
+	buckets[0] = bucket_of(hash >> 32, count);
+	buckets[1] = bucket_of(hash, count);
+}
+
+static int in_bucket(bool is_ipv6)
+{
+	return is_ipv6 ? IN_BUCKET6 : IN_BUCKET4;
+}
+
+static const struct table *table_of(const struct filter *filter, bool is_ipv6)
+{
+	return &filter->table[is_ipv6 ? TABLE6_MAP : TABLE4_MAP];
+}
+
+/* the rule at a place in a bucket; 0: none */
+static __u32 rule_at(const struct filter *filter, bool is_ipv6, __u32 bucket, int place)
+{
+	void *at = element(table_of(filter, is_ipv6), bucket);
+
+	return is_ipv6 ? ((struct bucket6 *)at)->rule[place] :
+			 (__u32)((struct bucket4 *)at)->entry[place];
+}
+
+/* write a rule to a place in a bucket, 0 takes it away; see in_bucket4() on the order */
+static void put_at(const struct filter *filter, bool is_ipv6, __u32 bucket, int place,
+		   const void *address, __u32 rule)
+{
+	const struct table *table = table_of(filter, is_ipv6);
+	volatile struct bucket4 *four = element(table, bucket);
+	struct bucket6 *six = element(table, bucket);
+	__u32 word = 0;
+
+	if (!is_ipv6) {
+		if (address)
+			memcpy(&word, address, sizeof(word));
+		four->entry[place] = rule ? (__u64)word << 32 | rule : 0;
+	} else {
+		if (six->rule[place]) {
+			*(volatile __u32 *)&six->rule[place] = 0;
+			store(table, bucket);
+		}
+		if (rule) {
+			memcpy(six->address[place], address, sizeof(six->address[place]));
+			store(table, bucket);
+			*(volatile __u32 *)&six->rule[place] = rule;
+		}
+	}
+	store(table, bucket);
+}
+
+static void mark_overflowed(const struct filter *filter, bool is_ipv6, __u32 bucket)
+{
+	const struct table *table = table_of(filter, is_ipv6);
+	struct bucket4 *four = element(table, bucket);
+	struct bucket6 *six = element(table, bucket);
+	volatile __u32 *overflowed = is_ipv6 ? &six->overflowed : &four->overflowed;
+
+	if (*overflowed)
+		return;
+	*overflowed = 1;
+	store(table, bucket);
+}
+
+static int free_place(const struct filter *filter, bool is_ipv6, __u32 bucket)
+{
+	int place;
+
+	for (place = 0; place < in_bucket(is_ipv6); place++)
+		if (!rule_at(filter, is_ipv6, bucket, place))
+			return place;
+	return -1;
+}
+
+/*
+ * Make room in a full bucket: a rule that is in its first bucket goes to its second.
+ * It is there, and can be found there, before it is overwritten here.
+ */
+static int vacate(const struct filter *filter, bool is_ipv6, __u32 bucket)
+{
+	int place, other;
+
+	for (place = 0; place < in_bucket(is_ipv6); place++) {
+		__u32 rule = rule_at(filter, is_ipv6, bucket, place), buckets[2];
+		const struct entry *moved = entry_of(filter, rule >> SIDE_BITS);
+
+		buckets_of(filter, moved->address, is_ipv6, buckets);
+		if (buckets[0] != bucket || buckets[1] == bucket)
+			continue;
+		other = free_place(filter, is_ipv6, buckets[1]);
+		if (other < 0)
+			continue;
+		put_at(filter, is_ipv6, buckets[1], other, moved->address, rule);
+		mark_overflowed(filter, is_ipv6, bucket);
+		return place;
+	}
+	return -1;
+}
+
+/* write a rule for one address to its table, if there is room where it may be */
+static bool put_in_table(const struct filter *filter, const struct entry *entry, __u32 slot)
+{
+	__u32 buckets[2];
+	int place, i;
+
+	buckets_of(filter, entry->address, entry->is_ipv6, buckets);
+	for (i = 0; i < 4; i++) {
+		__u32 bucket = buckets[i % 2];
+
+		place = i < 2 ? free_place(filter, entry->is_ipv6, bucket) :
+				vacate(filter, entry->is_ipv6, bucket);
+		if (place < 0)
+			continue;
+		put_at(filter, entry->is_ipv6, bucket, place, entry->address, word_of(entry, slot));
+		if (i % 2)
+			mark_overflowed(filter, entry->is_ipv6, buckets[0]);
+		return true;
+	}
+	return false;
+}
+
+/* the key of a prefix for one side, in @key; returns the trie's fd */
+static int trie_key(const struct filter *filter, const struct entry *entry, __u32 side,
+		    struct prefix6 *key)
+{
+	memset(key, 0, sizeof(*key));
+	key->length = 32 + entry->length;
+	key->side = side;
+	memcpy(key->address, entry->address, sizeof(key->address));
+	return filter->fd[entry->is_ipv6 ? TRIE6_MAP : TRIE4_MAP];
+}
+
+static int put_in_trie(const struct filter *filter, const struct entry *entry, __u32 slot)
+{
+	__u32 side, rule = word_of(entry, slot);
+	struct prefix6 key;
+
+	for (side = SRC; side <= DST; side++) {
+		int fd = trie_key(filter, entry, side, &key);
+
+		if (entry->sides & side && bpf_map_update_elem(fd, &key, &rule, BPF_ANY))
+			return -errno;
+	}
+	return 0;
+}
+
+/* take a rule away from wherever it is, or would be */
+static void take_away(const struct filter *filter, const struct entry *entry, __u32 slot)
+{
+	__u32 buckets[2], side;
+	struct prefix6 key;
+	int i, place;
+
+	for (side = SRC; side <= DST; side++) {
+		int fd = trie_key(filter, entry, side, &key);
+
+		if (entry->in_trie && entry->sides & side)
+			bpf_map_delete_elem(fd, &key);
+	}
+	if (entry->in_trie)
+		return;
+	buckets_of(filter, entry->address, entry->is_ipv6, buckets);
+	for (i = 0; i < 2; i++)
+		for (place = 0; place < in_bucket(entry->is_ipv6); place++)
+			if (rule_at(filter, entry->is_ipv6, buckets[i], place) == word_of(entry, slot))
+				put_at(filter, entry->is_ipv6, buckets[i], place, NULL, 0);
+}
+
+/* tell the kernel half where there are rules */
+static void ask_anew(const struct filter *filter)
+{
+	__u32 slot, ask = 0;
+
+	for (slot = 0; slot < filter->config->slots; slot++) {
+		const struct entry *entry = entry_of(filter, slot);
+
+		if (entry->state == THERE || entry->state == COMING)
+			ask |= entry->sides << (entry->is_ipv6 ? entry->in_trie ? TRIE6 : TABLE6 :
+						entry->in_trie ? TRIE4 : TABLE4);
+	}
+	*(volatile __u32 *)&filter->config->ask = ask;
+	store(&filter->table[CONFIG], 0);
+}
+
+static void set_state(const struct filter *filter, __u32 slot, __u8 state)
+{
+	entry_of(filter, slot)->state = state;
+	store(&filter->table[BOOK], slot);
+}
+
+/* finish what is GOING, and take back what is COMING: that was never given as a whole */
+static void sweep(const struct filter *filter)
+{
+	const struct table *counters = &filter->table[COUNTERS];
+	__u32 slots = filter->config->slots, slot, i;
+	bool any = false;
+
+	for (slot = 0; slot < slots; slot++) {
+		struct entry *entry = entry_of(filter, slot);
+
+		if (entry->state != COMING && entry->state != GOING)
+			continue;
+		take_away(filter, entry, slot);
+		any = true;
+	}
+	if (!any)
+		return;
+	for (slot = 0; slot < slots; slot++)
+		if (entry_of(filter, slot)->state == COMING)
+			set_state(filter, slot, GOING);
+	ask_anew(filter);
+	wait_for_packets(); /* none counts for these rules any more */
+	for (slot = 0; slot < slots; slot++) {
+		if (entry_of(filter, slot)->state != GOING)
+			continue;
+		for (i = slot; i < counters->entries; i += slots) {
+			memset(element(counters, i), 0, sizeof(struct count));
+			store(counters, i);
+		}
+		set_state(filter, slot, FREE);
+	}
+}
+
+static void open_filter(struct filter *filter)
+{
+	enum map map;
+
+	if (!open_lock(filter))
+		fail(FAILED, "nothing is loaded: there is no %s; xdp_filter load does that", HOME);
+	for (map = 0; map < MAPS; map++)
+		open_map(filter, map);
+	filter->config = element(&filter->table[CONFIG], 0);
+	sweep(filter);
+}
+
+/* ---- rules as text */
+
+static void print_rule(FILE *to, const struct entry *entry)
+{
+	static const char *const sides[] = { "", "src", "dst", "both" };
+	char text[INET6_ADDRSTRLEN];
+
+	inet_ntop(entry->is_ipv6 ? AF_INET6 : AF_INET, entry->address, text, sizeof(text));
+	fprintf(to, "%s %s/%u", sides[entry->sides], text, entry->length);
+}
+
+static bool has_host_bits(const struct entry *entry)
+{
+	int i, bytes = entry->is_ipv6 ? 16 : 4;
+
+	for (i = 0; i < bytes; i++) {
+		int left = entry->length - 8 * i;
+		__u8 mask = left >= 8 ? 0xff : left <= 0 ? 0 : 0xff << (8 - left);
+
+		if (entry->address[i] & ~mask)
+			return true;
+	}
+	return false;
+}
+
+/* read "SIDE ADDRESS[/LENGTH]", which is written to; returns why it is no rule, or NULL */
+static const char *parse_rule(char *line, struct entry *entry)
+{
+	char *side = strtok(line, " \t\r\n"), *address = strtok(NULL, " \t\r\n"), *length, *end;
+	unsigned long bits;
+
+	memset(entry, 0, sizeof(*entry));
+	if (!side || !address)
+		return "it must be SIDE ADDRESS/LENGTH";
+	if (strtok(NULL, " \t\r\n"))
+		return "there is more than SIDE ADDRESS/LENGTH";
+	entry->sides = !strcmp(side, "src") ? SRC : !strcmp(side, "dst") ? DST :
+		       !strcmp(side, "both") ? SIDES : 0;
+	if (!entry->sides)
+		return "the side must be src, dst or both";
+	length = strchr(address, '/');
+	if (length)
+		*length++ = '\0';
+	if (inet_pton(AF_INET6, address, entry->address) == 1)
+		entry->is_ipv6 = 1;
+	else if (inet_pton(AF_INET, address, entry->address) != 1)
+		return "no IPv4 or IPv6 address";
+	bits = entry->is_ipv6 ? 128 : 32;
+	entry->length = bits;
+	if (length) {
+		bits = strtoul(length, &end, 10);
+		if (end == length || *end || *length < '0' || *length > '9' || bits > entry->length)
+			return "no prefix length";
+		entry->length = bits;
+	}
+	entry->in_trie = entry->length != (entry->is_ipv6 ? 128 : 32);
+	return has_host_bits(entry) ? "the address has bits set beyond the prefix" : NULL;
+}
+
+struct rules {
+	struct entry *rule;
+	__u32 *line; /* where each was read, for messages */
+	size_t count, room;
+};
+
+static void append(struct rules *rules, const struct entry *entry, __u32 line)
+{
+	if (rules->count == rules->room) {
+		rules->room = rules->room ? 2 * rules->room : 1024;
+		rules->rule = realloc(rules->rule, rules->room * sizeof(*rules->rule));
+		rules->line = realloc(rules->line, rules->room * sizeof(*rules->line));
+		if (!rules->rule || !rules->line)
+			fail(FAILED, "no memory for %zu rules", rules->room);
+	}
+	rules->rule[rules->count] = *entry;
+	rules->line[rules->count++] = line;
+}
+
+static struct rules read_rules(FILE *from)
+{
+	struct rules rules = {};
+	struct entry entry;
+	char *line = NULL;
+	size_t size = 0;
+	__u32 number;
+
+	for (number = 1; getline(&line, &size, from) >= 0; number++) {
+		const char *why;
+
+		if (line[strspn(line, " \t\r\n")] == '\0')
+			continue;
+		why = parse_rule(line, &entry);
+		if (why)
+			fail(BAD_INPUT, "rule %u: %s", number, why);
+		append(&rules, &entry, number);
+	}
+	if (ferror(from))
+		fail(FAILED, "can't read the rules: %s", strerror(errno));
+	free(line);
+	return rules;
+}
+
+/* ---- rules by their prefix and side */
+
+/* a set with open addressing; a rule for both sides is in it twice */
+struct index {
+	const struct entry **place;
+	size_t mask;
+};
+
+static void make_index(struct index *index, size_t rules)
+{
+	size_t size = 1024;
+
+	while (size < 4 * rules)
+		size *= 2;
+	index->place = allocate(size, sizeof(*index->place));
+	index->mask = size - 1;
+}
+
+/* where a rule of that prefix and side is, or belongs */
+static const struct entry **find(const struct index *index, const struct entry *entry, __u32 side)
+{
+	static const __u64 odd = 0x9e3779b97f4a7c15;
+	__u64 half[2], hash;
+	size_t at;
+
+	memcpy(half, entry->address, sizeof(half));
+	hash = (half[0] ^ half[0] >> 29) * odd;
+	hash = (hash ^ hash >> 32 ^ half[1]) * odd;
+	hash = (hash ^ hash >> 29 ^ entry->length << 2 ^ side) * odd;
+	for (at = hash >> 32;; at++) {
+		const struct entry **place = &index->place[at & index->mask], *other = *place;
+
+		if (!other || (other->sides & side && other->length == entry->length &&
+			       other->is_ipv6 == entry->is_ipv6 &&
+			       !memcmp(other->address, entry->address, sizeof(entry->address))))
+			return place;
+	}
+}
+
+/* put a rule in; returns the one that is there already for the prefix and a side, or NULL */
+static const struct entry *insert(const struct index *index, const struct entry *entry)
+{
+	__u32 side;
+
+	for (side = SRC; side <= DST; side++)
+		if (entry->sides & side && *find(index, entry, side))
+			return *find(index, entry, side);
+	for (side = SRC; side <= DST; side++)
+		if (entry->sides & side)
+			*find(index, entry, side) = entry;
+	return NULL;
+}
+
+/* the rules that are there; returns how many */
+static size_t index_book(const struct filter *filter, struct index *index, size_t more)
+{
+	__u32 slot, count = 0;
+
+	for (slot = 0; slot < filter->config->slots; slot++)
+		count += entry_of(filter, slot)->state != FREE;
+	make_index(index, count + more);
+	for (slot = 0; slot < filter->config->slots; slot++)
+		if (entry_of(filter, slot)->state != FREE)
+			insert(index, entry_of(filter, slot));
+	return count;
+}
+
+static void refuse(const struct rules *rules, size_t i, const char *why, const struct entry *other)
+{
+	fprintf(stderr, "rule %u: ", rules->line[i]);
+	print_rule(stderr, &rules->rule[i]);
+	fprintf(stderr, " %s", why);
+	if (other) {
+		fputc(' ', stderr);
+		print_rule(stderr, other);
+	}
+	fputc('\n', stderr);
+	exit(BAD_INPUT);
+}
+
+static void add(const struct filter *filter, struct rules *rules)
+{
+	__u32 slots = filter->config->slots, slot = 0;
+	__u32 *chosen = allocate(rules->count, sizeof(*chosen));
+	struct index index;
+	size_t i, there;
+	int err;
+
+	there = index_book(filter, &index, rules->count);
+	for (i = 0; i < rules->count; i++) {
+		const struct entry *other = insert(&index, &rules->rule[i]);
+
+		if (other)
+			refuse(rules, i, other >= rules->rule && other < rules->rule + rules->count ?
+			       "is given twice, see" : "is there already:", other);
+	}
+	if (rules->count > slots - there)
+		fail(BAD_INPUT, "rule %u: no room: %zu of %u rules are there; load -n takes more",
+		     rules->line[slots - there], there, slots);
+
+	for (i = 0; i < rules->count; i++, slot++) {
+		while (entry_of(filter, slot)->state != FREE)
+			slot++;
+		chosen[i] = slot;
+		rules->rule[i].state = COMING;
+		*entry_of(filter, slot) = rules->rule[i];
+		store(&filter->table[BOOK], slot);
+	}
+	for (i = 0; i < rules->count; i++) {
+		struct entry *entry = entry_of(filter, chosen[i]);
+
+		if (!entry->in_trie && put_in_table(filter, entry, chosen[i]))
+			continue;
+		entry->in_trie = 1; /* the trie has room for every address that the table has not */
+		store(&filter->table[BOOK], chosen[i]);
+		err = put_in_trie(filter, entry, chosen[i]);
+		if (err) {
+			sweep(filter);
+			fail(FAILED, "rule %u: the kernel refuses it, nothing was added: %s",
+			     rules->line[i], strerror(-err));
+		}
+	}
+	ask_anew(filter);
+	for (i = 0; i < rules->count; i++)
+		set_state(filter, chosen[i], THERE);
+}
+
+static void take(const struct filter *filter, struct rules *rules)
+{
+	const struct table *book = &filter->table[BOOK];
+	__u32 *chosen = allocate(rules->count, sizeof(*chosen));
+	__u8 *seen = allocate(filter->config->slots, 1);
+	struct index index;
+	size_t i;
+
+	index_book(filter, &index, 0);
+	for (i = 0; i < rules->count; i++) {
+		const struct entry *rule = &rules->rule[i];
+		const struct entry *found = *find(&index, rule, rule->sides & SRC ? SRC : DST);
+
+		if (!found || found->sides != rule->sides)
+			refuse(rules, i, "is not there", NULL);
+		chosen[i] = ((const char *)found - book->memory) / book->size;
+		if (seen[chosen[i]]++)
+			refuse(rules, i, "is given twice", NULL);
+	}
+	for (i = 0; i < rules->count; i++)
+		set_state(filter, chosen[i], GOING);
+	sweep(filter);
+}
+
+/* signals wait until whatever is being done is done as a whole */
+static sigset_t hold_signals(void)
+{
+	sigset_t held, before;
+
+	sigemptyset(&held);
+	sigaddset(&held, SIGINT);
+	sigaddset(&held, SIGTERM);
+	sigaddset(&held, SIGHUP);
+	sigprocmask(SIG_BLOCK, &held, &before);
+	return before;
+}
+
+static int change(void (*how)(const struct filter *, struct rules *))
+{
+	struct rules rules = read_rules(stdin);
+	struct filter filter;
+
+	hold_signals();
+	open_filter(&filter);
+	how(&filter, &rules);
+	return 0;
+}
+
+/* ---- what is there, and what was counted */
+
+struct line {
+	struct entry entry;
+	struct count count;
+};
+
+static int compare(const void *one, const void *other)
+{
+	const struct entry *a = one, *b = other;
+	int difference = a->is_ipv6 - b->is_ipv6;
+
+	if (!difference)
+		difference = memcmp(a->address, b->address, sizeof(a->address));
+	if (!difference)
+		difference = a->length - b->length;
+	return difference ? difference : a->sides - b->sides;
+}
+
+static int list(void)
+{
+	struct filter filter;
+	struct line *lines;
+	__u32 slot, i, rules = 0;
+
+	open_filter(&filter);
+	lines = allocate(filter.config->slots, sizeof(*lines));
+	for (slot = 0; slot < filter.config->slots; slot++) {
+		const struct table *counters = &filter.table[COUNTERS];
+
+		if (entry_of(&filter, slot)->state != THERE)
+			continue;
+		lines[rules].entry = *entry_of(&filter, slot);
+		for (i = slot; i < counters->entries; i += filter.config->slots) {
+			const struct count *count = element(counters, i);
+
+			lines[rules].count.packets += count->packets;
+			lines[rules].count.bytes += count->bytes;
+		}
+		rules++;
+	}
+	close(filter.lock);
+	qsort(lines, rules, sizeof(*lines), compare);
+	for (i = 0; i < rules; i++) {
+		print_rule(stdout, &lines[i].entry);
+		printf(" %llu %llu\n", lines[i].count.packets, lines[i].count.bytes);
+	}
+	return 0;
+}
+
+/* what became of packets, by action, on all CPUs */
+static struct actions sum_actions(int fd)
+{
+	struct actions each[bpf_num_possible_cpus()], sum = {};
+	__u32 key = 0;
+	unsigned int cpu;
+	int action;
+
+	if (bpf_map_lookup_elem(fd, &key, each))
+		fail(FAILED, "can't read the counters: %s", strerror(errno));
+	for (cpu = 0; cpu < ARRAY_SIZE(each); cpu++)
+		for (action = 0; action < ACTIONS; action++) {
+			sum.of[action].packets += each[cpu].of[action].packets;
+			sum.of[action].bytes += each[cpu].of[action].bytes;
+		}
+	return sum;
+}
+
+static __u64 this_net(void)
+{
+	struct stat net;
+
+	return stat("/proc/self/ns/net", &net) ? 0 : net.st_ino;
+}
+
+static const char *mode_name(__u32 flags)
+{
+	return flags == XDP_FLAGS_SKB_MODE ? "skb" : "native";
+}
+
+static int stats(void)
+{
+	static const struct {
+		const char *name;
+		int action;
+	} actions[] = { { "pass", XDP_PASS }, { "drop", XDP_DROP }, { "aborted", XDP_ABORTED } };
+	const struct owner *owner;
+	struct filter filter;
+	struct actions sum;
+	__u32 slot, i, rules = 0;
+
+	open_filter(&filter);
+	owner = element(&filter.table[OWNER], 0);
+	for (slot = 0; slot < filter.config->slots; slot++)
+		rules += entry_of(&filter, slot)->state == THERE;
+	printf("policy %s\n", filter.config->deny ? "deny" : "allow");
+	printf("rules %u of %u\n", rules, filter.config->slots);
+	for (i = 0; i < owner->devices; i++) {
+		const struct device *device = &owner->device[i];
+
+		if (owner->net != this_net() || if_nametoindex(device->name) == device->ifindex)
+			printf("dev %s mode %s prog %u\n", device->name, mode_name(device->flags),
+			       owner->program);
+	}
+	sum = sum_actions(filter.fd[ACTIONS_MAP]);
+	for (i = 0; i < ARRAY_SIZE(actions); i++)
+		printf("%s %llu %llu\n", actions[i].name, sum.of[actions[i].action].packets,
+		       sum.of[actions[i].action].bytes);
+	return 0;
+}
+
+/* ---- the end */
+
+/* when a process was started, in ticks since the boot; 0: it isn't there */
+static __u64 start_of(pid_t pid)
+{
+	unsigned long long started = 0;
+	char path[64], text[1024], *at;
+	FILE *file;
+	int field;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+	fclose(file);
+	at = strrchr(text, ')'); /* the name before it may hold anything */
+	if (!at || at[1] != ' ' || at[2] == 'Z')
+		return 0;
+	for (field = 2; field < 22 && at; field++)
+		at = strchr(at + 1, ' ');
+	if (at)
+		sscanf(at, "%llu", &started);
+	return started;
+}
+
+static bool is_held(const struct owner *owner)
+{
+	return owner->holder && start_of(owner->holder) == owner->started;
+}
+
+static void link_path(char *path, size_t size, const struct device *device)
+{
+	snprintf(path, size, HOME "/link_%u", device->ifindex);
+}
+
+/* detach: only our own program, whatever happened meanwhile; says what can't be undone */
+static bool detach(const struct owner *owner, const struct device *device)
+{
+	struct {
+		__u32 fd;
+	} attr;
+	char path[128];
+	int fd;
+
+	if (device->has_link) {
+		link_path(path, sizeof(path), device);
+		fd = bpf_obj_get(path);
+		if (fd < 0)
+			return true; /* it went with its process */
+		attr.fd = fd;
+		syscall(__NR_bpf, LINK_DETACH, &attr, sizeof(attr));
+		close(fd);
+		unlink(path);
+		return true;
+	}
+	if (owner->net != this_net()) {
+		fprintf(stderr, "%s is in another network namespace: unload there\n", device->name);
+		return false;
+	}
+	if (xdp_netlink_id(device->ifindex, device->flags, owner->program) == owner->program)
+		xdp_netlink_set(device->ifindex, -1, device->flags);
+	return true;
+}
+
+/* take off and remove what is left of a filter; its directory is locked */
+static bool clear_home(const struct owner *owner)
+{
+	char path[128];
+	__u32 i, map;
+
+	for (i = 0; i < owner->devices; i++)
+		if (!detach(owner, &owner->device[i]))
+			return false;
+	for (map = 0; map < MAPS; map++) {
+		pin_path(path, sizeof(path), names[map]);
+		unlink(path);
+	}
+	return true;
+}
+
+static bool undo(const struct owner *owner)
+{
+	if (!clear_home(owner))
+		return false;
+	rmdir(HOME);
+	rmdir(PARENT);
+	return true;
+}
+
+/* who has loaded the filter; nobody if it is half made or half undone */
+static struct owner read_owner(void)
+{
+	struct owner owner = {};
+	int fd = get_pinned(names[OWNER]);
+	__u32 key = 0;
+
+	if (fd >= 0) {
+		if (bpf_map_lookup_elem(fd, &key, &owner))
+			memset(&owner, 0, sizeof(owner));
+		close(fd);
+	}
+	return owner;
+}
+
+/* undo what a process has loaded, unless somebody did before, and loaded it anew */
+static bool undo_of(pid_t holder, __u64 started)
+{
+	struct filter filter;
+	struct owner owner;
+
+	if (!open_lock(&filter))
+		return true;
+	owner = read_owner();
+	return !owner.holder || owner.holder != (__u32)holder || owner.started != started ||
+	       undo(&owner);
+}
+
+static int unload(void)
+{
+	struct filter filter;
+	struct owner owner;
+	int tries;
+
+	hold_signals();
+	if (!open_lock(&filter))
+		fail(FAILED, "nothing is loaded: there is no %s", HOME);
+	owner = read_owner();
+	if (!is_held(&owner))
+		return undo(&owner) ? 0 : FAILED;
+	close(filter.lock); /* the holder needs it */
+	kill(owner.holder, SIGTERM);
+	for (tries = 0; tries < 500 && is_held(&owner); tries++)
+		usleep(10000);
+	if (is_held(&owner))
+		fail(FAILED, "process %u holds the filter and doesn't end", owner.holder);
+	return undo_of(owner.holder, owner.started) ? 0 : FAILED;
+}
+
+/* ---- the beginning */
+
+struct options {
+	const char *dev[MOST_DEVICES];
+	__u32 devices;
+	__u32 deny;
+	__u32 flags; /* the mode; 0: native where it can be had, else generic */
+	__u32 slots;
+	bool stays;
+	bool watch_stdin;
+	double seconds; /* until the end; 0: none is set */
+	double interval; /* between two rounds of counters; 0: none are printed */
+	struct rules rules; /* that are there from the beginning */
+};
+
+static int watchdog_fd = -1; /* tells our watchdog how we ended */
+static int link_fd[MOST_DEVICES];
+static volatile sig_atomic_t stop;
+
+static void int_exit(int sig)
+{
+	stop = sig;
+}
+
+/* sleep, or less if we are to stop; with @watch_stdin that is also when it ends */
+static void wait_for(double seconds, bool watch_stdin, const sigset_t *unblocked)
+{
+	struct timespec now, begin;
+	double left = seconds;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	while (!stop && left > 0) {
+		struct pollfd in = { .fd = watch_stdin ? STDIN_FILENO : -1, .events = POLLIN };
+		struct timespec timeout = { (time_t)left, (left - (time_t)left) * 1e9 };
+		char ignored[64];
+
+		if (ppoll(&in, 1, &timeout, unblocked) > 0 &&
+		    read(STDIN_FILENO, ignored, sizeof(ignored)) <= 0)
+			stop = SIGTERM;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		left = seconds - (now.tv_sec - begin.tv_sec) -
+		       (now.tv_nsec - begin.tv_nsec) / 1e9;
+	}
+}
+
+enum { UNDONE = 'u', STAYS = 's' };
+
+/*
+ * A child in a session of its own, which outlives what kills our process group.  It
+ * undoes what we have loaded if we go without a word, or, if it is to stay for a time,
+ * when that is over.  Returns its id.
+ */
+static pid_t watch_over(const struct filter *filter, const struct options *options,
+			const sigset_t *unblocked)
+{
+	pid_t holder = getpid(), child;
+	__u64 started = start_of(holder);
+	int alive[2], nothing;
+	char word = 0;
+
+	if (pipe2(alive, O_CLOEXEC) || (child = fork()) < 0)
+		fail(FAILED, "no watchdog, without which kill -9 would leave the filter: %s",
+		     strerror(errno));
+	if (child) {
+		close(alive[0]);
+		watchdog_fd = alive[1];
+		return child;
+	}
+	setsid();
+	close(alive[1]);
+	close(filter->lock);
+	if (read(alive[0], &word, 1) == 1 && word == STAYS && options->seconds) {
+		nothing = open("/dev/null", O_RDWR);
+		dup2(nothing, STDIN_FILENO);
+		dup2(nothing, STDOUT_FILENO);
+		dup2(nothing, STDERR_FILENO);
+		holder = getpid();
+		started = start_of(holder);
+		wait_for(options->seconds, false, unblocked);
+		word = 0;
+	}
+	_exit(word || undo_of(holder, started) ? 0 : FAILED);
+}
+
+static void say_to_watchdog(char word)
+{
+	if (watchdog_fd >= 0 && write(watchdog_fd, &word, 1) != 1)
+		perror("watchdog");
+	watchdog_fd = -1;
+}
+
+/* the directory, locked, with nothing in it */
+static void make_home(struct filter *filter)
+{
+	enum { BPF_FS = (int)0xcafe4a11 };
+	struct owner owner;
+	struct statfs fs;
+	__u32 i;
+
+	if (statfs(BPFFS, &fs) || (int)fs.f_type != BPF_FS)
+		fail(FAILED, "there is no BPF file system at %s: mount -t bpf bpf %s", BPFFS, BPFFS);
+	do {
+		if ((mkdir(PARENT, 0700) && errno != EEXIST) || (mkdir(HOME, 0700) && errno != EEXIST))
+			fail(FAILED, "can't make %s: %s", HOME, strerror(errno));
+	} while (!open_lock(filter));
+	owner = read_owner();
+	if (owner.stays || is_held(&owner)) {
+		fprintf(stderr, "a filter is loaded already, on");
+		for (i = 0; i < owner.devices; i++)
+			fprintf(stderr, " %s", owner.device[i].name);
+		if (is_held(&owner))
+			fprintf(stderr, ", held by process %u", owner.holder);
+		fail(FAILED, ": xdp_filter unload ends it");
+	}
+	if (!clear_home(&owner)) /* what a killed one left */
+		exit(FAILED);
+}
+
+static void make_maps(struct filter *filter, const struct options *options)
+{
+	__u64 slots = options->slots, counters = slots * bpf_num_possible_cpus();
+	__u32 key = 0, map;
+	const struct {
+		__u32 type, key, value;
+		__u64 entries;
+	} shapes[MAPS] = {
+		[CONFIG] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct config), 1 },
+		[ACTIONS_MAP] = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct actions), 1 },
+		[COUNTERS] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct count), counters },
+		/* half full at most, so that few buckets overflow */
+		[TABLE4_MAP] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct bucket4),
+				 2 * slots / IN_BUCKET4 + 1 },
+		[TABLE6_MAP] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct bucket6),
+				 2 * slots / IN_BUCKET6 + 1 },
+		/* a rule for both sides is there twice */
+		[TRIE4_MAP] = { BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix4), 4, 2 * slots },
+		[TRIE6_MAP] = { BPF_MAP_TYPE_LPM_TRIE, sizeof(struct prefix6), 4, 2 * slots },
+		[BOOK] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct entry), slots },
+		[OWNER] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct owner), 1 },
+	};
+
+	for (map = 0; map < MAPS; map++) {
+		int fd = -E2BIG;
+
+		if (shapes[map].entries <= ~0u)
+			fd = make_map(shapes[map].type, names[map], shapes[map].key,
+				      shapes[map].value, shapes[map].entries);
+		if (fd < 0)
+			fail(FAILED, "can't make the map %s of %llu times %u bytes: %s%s", names[map],
+			     (unsigned long long)shapes[map].entries, shapes[map].value,
+			     strerror(-fd), fd == -EPERM ? ", it takes root" : "");
+		filter->fd[map] = fd;
+		if (shapes[map].type == BPF_MAP_TYPE_ARRAY)
+			open_table(&filter->table[map], fd, names[map]);
+	}
+	filter->config = element(&filter->table[CONFIG], key);
+	filter->config->deny = options->deny;
+	filter->config->slots = slots;
+	filter->config->buckets4 = filter->table[TABLE4_MAP].entries;
+	filter->config->buckets6 = filter->table[TABLE6_MAP].entries;
+	if (getrandom(filter->config->seed, sizeof(filter->config->seed), 0) < 0)
+		fail(FAILED, "no random numbers: %s", strerror(errno));
+	filter->config->seed[0] |= 1;
+	filter->config->seed[1] |= 1;
+	store(&filter->table[CONFIG], key);
+}
+
+/* load the kernel half, which lies beside this program, with our maps: its fd */
+static int load_program(const struct filter *filter)
+{
+	char path[4096];
+	ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 32);
+	struct bpf_program *program, *xdp = NULL;
+	struct bpf_object *object;
+	__u32 map;
+	int err;
+
+	if (length < 0)
+		fail(FAILED, "can't tell where this program is: %s", strerror(errno));
+	path[length] = '\0';
+	strcpy(strrchr(path, '/') + 1, "xdp_filter_kern.o");
+	object = bpf_object__open(path);
+	err = libbpf_get_error(object);
+	if (err)
+		fail(FAILED, "can't open %s: %s", path, strerror(-err));
+	bpf_object__for_each_program(program, object) {
+		bpf_program__set_type(program, BPF_PROG_TYPE_XDP);
+		xdp = program;
+	}
+	for (map = 0; map < BOOK; map++) {
+		struct bpf_map *declared = bpf_object__find_map_by_name(object, names[map]);
+
+		if (!declared || bpf_map__reuse_fd(declared, filter->fd[map]))
+			fail(FAILED, "%s can't be given its map %s", path, names[map]);
+	}
+	err = bpf_object__load(object);
+	if (err || !xdp)
+		fail(FAILED, "can't load %s: %s", path, strerror(-err));
+	return bpf_program__fd(xdp);
+}
+
+static void pin_maps(const struct filter *filter)
+{
+	char path[128];
+	__u32 map;
+
+	for (map = 0; map < MAPS; map++) {
+		pin_path(path, sizeof(path), names[map]);
+		if (bpf_obj_pin(filter->fd[map], path))
+			fail(FAILED, "can't pin %s: %s", path, strerror(errno));
+	}
+}
+
+/* no other way to attach, and no other mode, would help */
+static bool is_final(int err)
+{
+	return err == -EBUSY || err == -EEXIST || err == -EPERM;
+}
+
+/* in one mode: a bpf_link, or netlink where the kernel is older than v5.9 */
+static int attach_mode(const struct filter *filter, __u32 i, int prog_fd, __u32 mode)
+{
+	struct owner *owner = element(&filter->table[OWNER], 0);
+	struct device *device = &owner->device[i];
+	int err;
+
+	device->flags = mode;
+	store(&filter->table[OWNER], 0); /* before: the watchdog must know what to take off */
+	err = link_fd[i] = xdp_link_create(device->ifindex, prog_fd, mode);
+	if (err < 0 && !is_final(err))
+		err = xdp_netlink_set(device->ifindex, prog_fd, mode | XDP_FLAGS_UPDATE_IF_NOEXIST);
+	return err < 0 ? err : 0;
+}
+
+static void attach(const struct filter *filter, const struct options *options, int prog_fd)
+{
+	struct owner *owner = element(&filter->table[OWNER], 0);
+	struct bpf_prog_info info = {};
+	__u32 size = sizeof(info), i, j;
+
+	if (bpf_obj_get_info_by_fd(prog_fd, &info, &size))
+		fail(FAILED, "can't ask the kernel about the program: %s", strerror(errno));
+	owner->program = info.id;
+	for (i = 0; i < options->devices; i++) {
+		struct device *device = &owner->device[i];
+		int err;
+
+		snprintf(device->name, sizeof(device->name), "%s", options->dev[i]);
+		device->ifindex = if_nametoindex(options->dev[i]);
+		owner->devices = i + 1;
+		err = attach_mode(filter, i, prog_fd,
+				  options->flags ? options->flags : XDP_FLAGS_DRV_MODE);
+		if (err && !options->flags && !is_final(err)) {
+			fprintf(stderr, "no native XDP on %s (%s): generic instead\n", device->name,
+				strerror(-err));
+			err = attach_mode(filter, i, prog_fd, XDP_FLAGS_SKB_MODE);
+		}
+		if (err) {
+			owner->devices = i;
+			store(&filter->table[OWNER], 0);
+			fail(FAILED, "link set xdp fd failed on %s: %s", device->name,
+			     err == -EBUSY || err == -EEXIST ? "an XDP program is there already" :
+							       strerror(-err));
+		}
+		fprintf(stderr, "attached: dev %s ifindex %u mode %s link %s prog %u tag ",
+			device->name, device->ifindex, mode_name(device->flags),
+			link_fd[i] < 0 ? "netlink" : "bpf_link", info.id);
+		for (j = 0; j < sizeof(info.tag); j++)
+			fprintf(stderr, "%02x", info.tag[j]);
+		fprintf(stderr, "\n");
+	}
+}
+
+/* what outlives us is pinned; without a link the interface itself keeps the program */
+static void pin_links(const struct filter *filter)
+{
+	struct owner *owner = element(&filter->table[OWNER], 0);
+	char path[128];
+	__u32 i;
+
+	for (i = 0; i < owner->devices; i++) {
+		if (link_fd[i] < 0)
+			continue;
+		link_path(path, sizeof(path), &owner->device[i]);
+		if (bpf_obj_pin(link_fd[i], path))
+			fail(FAILED, "can't pin %s: %s", path, strerror(errno));
+		owner->device[i].has_link = 1;
+		store(&filter->table[OWNER], 0);
+	}
+	owner->stays = 1;
+	store(&filter->table[OWNER], 0);
+}
+
+/* each CPU's drops, as xdp_ip_filter prints them */
+static void print_round(const struct filter *filter, int round)
+{
+	struct actions each[bpf_num_possible_cpus()];
+	__u32 key = 0, cpu;
+
+	if (bpf_map_lookup_elem(filter->fd[ACTIONS_MAP], &key, each))
+		fail(FAILED, "can't read the counters: %s", strerror(errno));
+	printf("%d\n", round);
+	for (cpu = 0; cpu < ARRAY_SIZE(each); cpu++)
+		printf("cpu %u, value = %llu\n", cpu, each[cpu].of[XDP_DROP].packets);
+	printf("\n\n");
+}
+
+/* stay attached until told to end, or until the time is over */
+static void stay_on(const struct filter *filter, const struct options *options,
+		    const sigset_t *unblocked)
+{
+	double left = options->seconds ? options->seconds : 1e9, step;
+	int round;
+
+	for (round = 0; !stop && left > 0; round++, left -= step) {
+		step = options->interval && options->interval < left ? options->interval : left;
+		if (options->interval)
+			print_round(filter, round);
+		if (ferror(stdout)) /* nobody reads any more */
+			break;
+		wait_for(step, options->watch_stdin, unblocked);
+	}
+}
+
+static struct filter loaded;
+
+/* however main() ends, nothing of ours stays that isn't meant to */
+static void end_loaded(void)
+{
+	static const struct owner nobody;
+	__u32 i;
+
+	if (watchdog_fd < 0)
+		return;
+	for (i = 0; i < MOST_DEVICES; i++)
+		if (link_fd[i] >= 0)
+			close(link_fd[i]);
+	flock(loaded.lock, LOCK_EX);
+	if (is_current(&loaded))
+		undo(loaded.table[OWNER].memory ? element(&loaded.table[OWNER], 0) : &nobody);
+	say_to_watchdog(UNDONE);
+}
+
+static int load(struct options *options)
+{
+	struct sigaction action = { .sa_handler = int_exit };
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	sigset_t unblocked = hold_signals();
+	struct filter *filter = &loaded;
+	struct owner *owner;
+	pid_t watchdog;
+	int prog_fd;
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGHUP, &action, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	memset(link_fd, -1, sizeof(link_fd));
+	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* for kernels before v5.11 */
+
+	make_home(filter);
+	watchdog = watch_over(filter, options, &unblocked);
+	atexit(end_loaded);
+	make_maps(filter, options);
+	owner = element(&filter->table[OWNER], 0);
+	owner->net = this_net();
+	owner->holder = getpid();
+	owner->started = start_of(owner->holder);
+	store(&filter->table[OWNER], 0);
+	pin_maps(filter);
+	prog_fd = load_program(filter);
+	add(filter, &options->rules);
+	attach(filter, options, prog_fd);
+	if (options->stays) {
+		owner->holder = options->seconds ? watchdog : 0;
+		owner->started = options->seconds ? start_of(watchdog) : 0;
+		pin_links(filter);
+		say_to_watchdog(STAYS);
+		if (options->seconds)
+			fprintf(stderr, "process %d undoes it in %g s\n", watchdog, options->seconds);
+		return 0;
+	}
+	flock(filter->lock, LOCK_UN);
+	stay_on(filter, options, &unblocked);
+	return 0;
+}
+
+/* ---- the command line */
+
+static void usage(FILE *to)
+{
+	fprintf(to,
+		"usage: xdp_filter load -d DEV [-d DEV...] [-p allow|deny] [-m native|skb]\n"
+		"                       [-i ADDRESS]... [-n RULES] [-t SECONDS] [-s] [-f SECONDS] [-e]\n"
+		"       xdp_filter add|remove < RULES\n"
+		"       xdp_filter list|stats|unload\n"
+		"Drop the packets that a rule covers, or all others; count what became of them.\n"
+		"  -d DEV      an interface to attach to; several may be given\n"
+		"  -p POLICY   allow: drop what a rule covers; deny: drop all else (allow)\n"
+		"  -m MODE     native or skb (generic); native where it can be had, else skb\n"
+		"  -i ADDRESS  a source that a rule covers from the beginning, ADDRESS[/LENGTH]\n"
+		"  -n RULES    how many rules there can be (16384)\n"
+		"  -t SECONDS  print each CPU's drops after every so many seconds\n"
+		"  -s          stay: end at once, and leave the filter in place until unload\n"
+		"  -f SECONDS  undo it all after so many seconds, with -s too\n"
+		"  -e          stop also when standard input ends\n"
+		"  -h          this text\n"
+		"A rule is a line: src|dst|both ADDRESS[/LENGTH], IPv4 or IPv6.  If one of them\n"
+		"can't be added or removed, none is.\n");
+}
+
+static void bad_input(const char *what, const char *given)
+{
+	fail(BAD_INPUT, "%s: '%s'; -h tells what is expected", what, given);
+}
+
+static double parse_number(const char *what, const char *given, double least, double most)
+{
+	char *end;
+	double number = strtod(given, &end);
+
+	if (end == given || *end || !(number >= least && number <= most))
+		bad_input(what, given);
+	return number;
+}
+
+static void parse_dev(struct options *options, const char *dev)
+{
+	__u32 i;
+
+	if (!if_nametoindex(dev))
+		bad_input("no such interface", dev);
+	for (i = 0; i < options->devices; i++)
+		if (!strcmp(options->dev[i], dev))
+			bad_input("an interface is given twice", dev);
+	if (options->devices == MOST_DEVICES)
+		bad_input("more interfaces than can be had", dev);
+	options->dev[options->devices++] = dev;
+}
+
+static void parse_source(struct options *options, const char *address)
+{
+	struct entry entry;
+	const char *why;
+	char line[128];
+
+	snprintf(line, sizeof(line), "src %s", address);
+	why = parse_rule(line, &entry);
+	if (why)
+		bad_input(why, address);
+	append(&options->rules, &entry, options->rules.count + 1);
+}
+
+static struct options parse_load(int argc, char **argv)
+{
+	struct options options = { .slots = DEFAULT_RULES };
+	int opt;
+
+	while ((opt = getopt(argc, argv, "d:p:m:i:n:t:sf:eh")) != -1) {
+		switch (opt) {
+		case 'd':
+			parse_dev(&options, optarg);
+			break;
+		case 'p':
+			if (strcmp(optarg, "allow") && strcmp(optarg, "deny"))
+				bad_input("no such policy", optarg);
+			options.deny = !strcmp(optarg, "deny");
+			break;
+		case 'm':
+			if (strcmp(optarg, "native") && strcmp(optarg, "skb"))
+				bad_input("no such XDP mode", optarg);
+			options.flags = *optarg == 's' ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE;
+			break;
+		case 'i':
+			parse_source(&options, optarg);
+			break;
+		case 'n':
+			options.slots = parse_number("no number of rules", optarg, 1, MOST_RULES);
+			break;
+		case 't':
+			options.interval = parse_number("no number of seconds", optarg, 1e-3, 1e6);
+			break;
+		case 's':
+			options.stays = true;
+			break;
+		case 'f':
+			options.seconds = parse_number("no number of seconds", optarg, 1e-3, 1e9);
+			break;
+		case 'e':
+			options.watch_stdin = true;
+			break;
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			usage(stderr);
+			exit(BAD_INPUT);
+		}
+	}
+	if (optind < argc)
+		bad_input("one argument too many", argv[optind]);
+	if (!options.devices)
+		fail(BAD_INPUT, "no interface is named: -d DEV");
+	return options;
+}
+
+static int run_load(int argc, char **argv)
+{
+	struct options options = parse_load(argc, argv);
+
+	return load(&options);
+}
+
+int main(int argc, char **argv)
+{
+	const char *command = argc > 1 ? argv[1] : "";
+
+	if (!strcmp(command, "load"))
+		return run_load(argc - 1, argv + 1);
+	if (*command == '-') /* as xdp_ip_filter is run */
+		return run_load(argc, argv);
+	if (argc == 2 && !strcmp(command, "add"))
+		return change(add);
+	if (argc == 2 && !strcmp(command, "remove"))
+		return change(take);
+	if (argc == 2 && !strcmp(command, "list"))
+		return list();
+	if (argc == 2 && !strcmp(command, "stats"))
+		return stats();
+	if (argc == 2 && !strcmp(command, "unload"))
+		return unload();
+	usage(stderr);
+	return BAD_INPUT;
+}
