@@ -72,11 +72,11 @@ class Rules:
     """A set of rules, to be asked which of them covers a packet."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        """Take in rules; of the same prefix, one for a side counts before one for both."""
+        """Take in rules, of which no two have a prefix and a side in common."""
         self.versions: set[int] = set()  # of IP, that there are rules for
         self._of_source = _Prefixes()
         self._of_destination = _Prefixes()
-        for rule in sorted(rules, key=lambda rule: rule.side is not Side.BOTH):
+        for rule in rules:
             self.versions.add(rule.network.version)
             if rule.side is not Side.DST:
                 self._of_source.add(rule)
