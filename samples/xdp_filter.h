@@ -10,7 +10,8 @@
  * Addresses stand in tables of buckets, each a cache line long, so that asking for
  * one costs one miss of the cache, and asking again none.  An address belongs into
  * its first bucket, or where that is full into its second, which is looked at only
- * if the first says that it overflowed.  Prefixes stand in tries.
+ * if the first says that it overflowed.  The first few IPv4 addresses stand in a
+ * bucket of the configuration, which has been read anyway.  Prefixes stand in tries.
  */
 #ifndef XDP_FILTER_H
 #define XDP_FILTER_H
@@ -24,41 +25,24 @@ enum { SRC = 1, DST = 2, SIDES = SRC | DST, SIDE_BITS = 2 };
  * Where rules may stand: a pair of bits in config.ask, SRC and DST, tells whether any
  * does.  Only what is asked for is looked up.
  */
+enum place {
+	FEW4 = 0,
+	TABLE4 = 2,
+	TRIE4 = 4,
+	TABLE6 = 6,
+	TRIE6 = 8,
+};
+
 enum {
-	TABLE4 = 0,
-	TRIE4 = 2,
-	TABLE6 = 4,
-	TRIE6 = 6,
-	ANY4 = SIDES << TABLE4 | SIDES << TRIE4,
-	ANY6 = SIDES << TABLE6 | SIDES << TRIE6,
-};
-
-struct config {
-	__u32 deny; /* the policy: 0, what a rule covers is dropped; 1, all else is */
-	__u32 ask;
-	__u32 slots; /* the most rules */
-	__u32 buckets4;
-	__u32 buckets6;
-	__u32 unused;
-	__u64 seed[2]; /* odd: nobody can choose addresses that all belong into one bucket */
-};
-
-struct count {
-	__u64 packets;
-	__u64 bytes;
-};
-
-enum { ACTIONS = 3 }; /* XDP_ABORTED, XDP_DROP, XDP_PASS */
-
-struct actions {
-	struct count of[ACTIONS];
+	ANY4 = 1 << FEW4 | 1 << TABLE4 | 1 << TRIE4, /* times a side */
+	ANY6 = 1 << TABLE6 | 1 << TRIE6,
 };
 
 enum { IN_BUCKET4 = 7, IN_BUCKET6 = 3 };
 
-/* an address and its rule are one word, so that neither is ever seen with another's */
 struct bucket4 {
-	__u64 entry[IN_BUCKET4]; /* address << 32 | rule */
+	__u32 address[IN_BUCKET4];
+	__u32 rule[IN_BUCKET4];
 	__u32 overflowed;
 	__u32 unused;
 };
@@ -67,6 +51,31 @@ struct bucket6 {
 	__u64 address[IN_BUCKET6][2];
 	__u32 rule[IN_BUCKET6];
 	__u32 overflowed;
+};
+
+struct config {
+	__u32 ask;
+	__u32 covered; /* the policy: what becomes of a packet that a rule covers, */
+	__u32 uncovered; /* and of one that none does */
+	__u32 slots;
+	__u32 buckets4;
+	__u32 buckets6;
+	__u64 seed[2]; /* odd: nobody can choose addresses that all belong into one bucket */
+	__u64 unused[3];
+	struct bucket4 few;
+};
+
+/* each packet counts once, for its rule or in a slot that isn't a rule's */
+enum {
+	UNCOVERED,
+	NEIGHBOURS, /* found, without a rule */
+	GONE, /* all that counted for rules that were removed */
+	FIRST_RULE,
+};
+
+struct count {
+	__u64 packets;
+	__u64 bytes;
 };
 
 /* addresses as they are in the packet; the side is part of the prefix */
@@ -83,12 +92,12 @@ struct prefix6 {
 };
 
 /* the upper half of a hash chooses the first bucket, the lower the second */
-static inline __u32 bucket_of(__u32 half, __u32 buckets)
+static inline __u32 bucket_of(__u64 half, __u64 buckets)
 {
-	return (__u64)half * buckets >> 32;
+	return half * buckets >> 32;
 }
 
-static inline __u64 hash4(const __u64 seed[2], __u32 address)
+static inline __u64 hash4(const __u64 seed[2], __u64 address)
 {
 	__u64 hash = address * seed[0];
 

@@ -17,7 +17,6 @@
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
-#include <uapi/linux/if_arp.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
@@ -27,11 +26,10 @@
 
 /* The user half makes the maps, as large as asked for, and puts them in place of these. */
 BPF_MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
-BPF_MAP(actions, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct actions, 1);
 /*
- * CPU by CPU, each rule's by its slot: an element of its own for each CPU, so no lock
- * is needed.  Not a per-CPU array, which costs a second miss of the cache and, for a
- * million rules, a million allocations.
+ * CPU by CPU, and of each by slot: nobody else writes a CPU's own, no lock is needed.
+ * Not a per-CPU array, which costs a second miss of the cache and, for a million rules,
+ * a million allocations.
  */
 BPF_MAP(counters, BPF_MAP_TYPE_ARRAY, __u32, struct count, 1);
 BPF_MAP(table4, BPF_MAP_TYPE_ARRAY, __u32, struct bucket4, 1);
@@ -39,22 +37,25 @@ BPF_MAP(table6, BPF_MAP_TYPE_ARRAY, __u32, struct bucket6, 1);
 BPF_MAP(trie4, BPF_MAP_TYPE_LPM_TRIE, struct prefix4, __u32, 1);
 BPF_MAP(trie6, BPF_MAP_TYPE_LPM_TRIE, struct prefix6, __u32, 1);
 
-struct vlan_tag {
-	__be16 tci;
-	__be16 protocol;
-};
+#define FOUND_NEIGHBOUR (NEIGHBOURS << SIDE_BITS) /* like a rule's word, for no side */
+#define MOST_TAGS 2 /* of VLANs */
+#define TAG_SIZE 4
+#define MOST_EXTENSIONS 6 /* headers between IPv6 and ICMPv6 */
 
 struct arp_ipv4 {
-	struct arphdr header;
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_length;
+	__u8 protocol_length;
+	__be16 operation;
 	__u8 sender_mac[ETH_ALEN];
 	__u8 sender[4];
 	__u8 target_mac[ETH_ALEN];
 	__u8 target[4];
 };
 
-#define MOST_EXTENSIONS 6 /* headers between IPv6 and ICMPv6 */
-
-enum { SOLICITATION = 135, ADVERTISEMENT = 136 }; /* of neighbours */
+/* RFC 4861 */
+enum { FIRST_DISCOVERY = 133, SOLICITATION = 135, ADVERTISEMENT = 136, LAST_DISCOVERY = 137 };
 
 struct discovery {
 	__u8 type;
@@ -64,114 +65,120 @@ struct discovery {
 	__u64 target[2];
 };
 
-static __always_inline void add_to(struct count *count, __u64 bytes)
-{
-	count->packets++;
-	count->bytes += bytes;
-}
-
 /*
  * While a rule comes or goes, a packet sees it or doesn't, but never one that nobody
- * gave.  IPv4: address and rule are one word, which is read once.  IPv6: the user half
- * writes the address while the rule's word is 0; if the word is the same before and
- * after the address was read, nobody wrote the address in between: the same word comes
- * back only when no packet that saw it before is under way any more.
+ * gave, such as an address with another's rule.  The user half writes an address only
+ * while the place's rule is 0.  So if the address is still the same after the rule was
+ * read, that was the address's own rule: x86 keeps the order of stores, and of loads.
+ * Nor has it been another's meanwhile: an address that was removed comes back only when
+ * every packet that could have seen it before is through.
  */
-static __always_inline __u32 in_bucket4(const volatile struct bucket4 *bucket, __u32 address,
-					__u32 side)
+static __always_inline __u64 in_bucket4(const volatile struct bucket4 *bucket, __u64 address,
+					__u64 side)
 {
 	int i;
 
 #pragma unroll
-	for (i = 0; i < IN_BUCKET4; i++) {
-		__u64 entry = bucket->entry[i];
+	for (i = 0; i < IN_BUCKET4; i++)
+		if (bucket->address[i] == address) {
+			__u64 rule = bucket->rule[i];
 
-		if (entry >> 32 == address && entry & side)
-			return entry;
-	}
+			if (rule & side && bucket->address[i] == address)
+				return rule;
+		}
 	return 0;
 }
 
-static __always_inline __u32 in_bucket6(const volatile struct bucket6 *bucket, __u64 upper,
-					__u64 lower, __u32 side)
+static __always_inline __u64 in_bucket6(const volatile struct bucket6 *bucket, __u64 upper,
+					__u64 lower, __u64 side)
 {
 	int i;
 
 #pragma unroll
-	for (i = 0; i < IN_BUCKET6; i++) {
-		__u32 rule = bucket->rule[i];
+	for (i = 0; i < IN_BUCKET6; i++)
+		if (bucket->address[i][1] == lower && bucket->address[i][0] == upper) {
+			__u64 rule = bucket->rule[i];
 
-		if (rule & side && bucket->address[i][1] == lower &&
-		    bucket->address[i][0] == upper && bucket->rule[i] == rule)
-			return rule;
-	}
+			if (rule & side && bucket->address[i][1] == lower &&
+			    bucket->address[i][0] == upper)
+				return rule;
+		}
 	return 0;
 }
 
-static __always_inline __u32 in_table4(const struct config *config, __u32 address, __u32 side)
+static __always_inline __u64 in_table4(const struct config *config, __u64 address, __u64 side)
 {
-	__u64 hash = hash4(config->seed, address);
+	__u64 hash = hash4(config->seed, address), rule;
 	__u32 index = bucket_of(hash >> 32, config->buckets4);
 	struct bucket4 *bucket = bpf_map_lookup_elem(&table4, &index);
-	__u32 rule;
 
 	if (!bucket)
 		return 0;
 	rule = in_bucket4(bucket, address, side);
 	if (rule || !bucket->overflowed)
 		return rule;
-	index = bucket_of(hash, config->buckets4);
+	index = bucket_of(hash & 0xffffffff, config->buckets4);
 	bucket = bpf_map_lookup_elem(&table4, &index);
 	return bucket ? in_bucket4(bucket, address, side) : 0;
 }
 
-static __always_inline __u32 in_table6(const struct config *config, __u64 upper, __u64 lower,
-				       __u32 side)
+static __always_inline __u64 in_table6(const struct config *config, __u64 upper, __u64 lower,
+				       __u64 side)
 {
-	__u64 hash = hash6(config->seed, upper, lower);
+	__u64 hash = hash6(config->seed, upper, lower), rule;
 	__u32 index = bucket_of(hash >> 32, config->buckets6);
 	struct bucket6 *bucket = bpf_map_lookup_elem(&table6, &index);
-	__u32 rule;
 
 	if (!bucket)
 		return 0;
 	rule = in_bucket6(bucket, upper, lower, side);
 	if (rule || !bucket->overflowed)
 		return rule;
-	index = bucket_of(hash, config->buckets6);
+	index = bucket_of(hash & 0xffffffff, config->buckets6);
 	bucket = bpf_map_lookup_elem(&table6, &index);
 	return bucket ? in_bucket6(bucket, upper, lower, side) : 0;
 }
 
-/* the rule that covers an address on one side of a packet, the most special one; 0: none */
-static __always_inline __u32 rule4(const struct config *config, __u32 address, __u32 side)
+static __always_inline __u64 in_trie4(__u64 address, __u64 side)
 {
 	struct prefix4 key = { 64, side, address };
-	__u32 rule = 0, *found;
+	__u32 *rule = bpf_map_lookup_elem(&trie4, &key);
 
-	if (config->ask & side << TABLE4)
+	return rule ? *rule : 0;
+}
+
+static __always_inline __u64 in_trie6(__u64 upper, __u64 lower, __u64 side)
+{
+	struct prefix6 key = { 160, side, { upper, upper >> 32, lower, lower >> 32 } };
+	__u32 *rule = bpf_map_lookup_elem(&trie6, &key);
+
+	return rule ? *rule : 0;
+}
+
+/* the rule for an address on one side of a packet, the most special one; 0: there is none */
+static __always_inline __u64 rule4(const struct config *config, __u64 address, __u64 side)
+{
+	__u64 ask = config->ask, rule = 0;
+
+	if (!(ask & side * ANY4))
+		return 0;
+	if (ask & side << FEW4)
+		rule = in_bucket4(&config->few, address, side);
+	if (!rule && ask & side << TABLE4)
 		rule = in_table4(config, address, side);
-	if (!rule && config->ask & side << TRIE4) {
-		found = bpf_map_lookup_elem(&trie4, &key);
-		if (found)
-			rule = *found;
-	}
+	if (!rule && ask & side << TRIE4)
+		rule = in_trie4(address, side);
 	return rule;
 }
 
-static __always_inline __u32 rule6(const struct config *config, const __u64 *address, __u32 side)
+static __always_inline __u64 rule6(const struct config *config, const __u64 address[2], __u64 side)
 {
-	__u64 upper = address[0], lower = address[1];
-	struct prefix6 key = { 160, side, { upper, upper >> 32, lower, lower >> 32 } };
-	__u32 rule = 0, *found;
+	__u64 ask = config->ask, upper = address[0], lower = address[1], rule = 0;
 
-	if (config->ask & side << TABLE6)
+	if (ask & side << TABLE6)
 		rule = in_table6(config, upper, lower, side);
-	if (!rule && config->ask & side << TRIE6) {
-		found = bpf_map_lookup_elem(&trie6, &key);
-		if (found)
-			rule = *found;
-	}
+	if (!rule && ask & side << TRIE6)
+		rule = in_trie6(upper, lower, side);
 	return rule;
 }
 
@@ -195,7 +202,7 @@ static __always_inline struct discovery *discovery_of(struct ipv6hdr *ip, void *
 		if (kind == IPPROTO_AH)
 			size = (at[1] + 2) * 4;
 		if (kind == IPPROTO_FRAGMENT) {
-			if (at[2] || at[3] & 0xf8) /* not the first: it has no header of ICMPv6 */
+			if (at[2] || at[3] & 0xf8) /* not the first: it has no ICMPv6 header */
 				return NULL;
 			size = 8;
 		}
@@ -204,64 +211,89 @@ static __always_inline struct discovery *discovery_of(struct ipv6hdr *ip, void *
 	}
 	if (kind != IPPROTO_ICMPV6 || (void *)(at + 1) > data_end)
 		return NULL;
-	return at[0] >= 133 && at[0] <= 137 ? (void *)at : NULL; /* RFC 4861 */
+	return *at >= FIRST_DISCOVERY && *at <= LAST_DISCOVERY ? (void *)at : NULL;
 }
 
-struct verdict {
-	__u32 rule; /* that covers the packet; 0: none does */
-	__u32 needed; /* the packet finds neighbours */
-};
-
-static __always_inline void look_at_ipv4(const struct config *config, void *at, void *data_end,
-					 struct verdict *verdict)
+static __always_inline __u64 rule_of_ipv4(const struct config *config, void *at, void *data_end)
 {
 	struct iphdr *ip = at;
+	__u64 first, rule;
 
-	if ((void *)(ip + 1) > data_end || ip->version != 4 || ip->ihl < 5)
-		return;
-	verdict->rule = rule4(config, ip->saddr, SRC);
-	if (!verdict->rule)
-		verdict->rule = rule4(config, ip->daddr, DST);
+	if ((void *)(ip + 1) > data_end)
+		return 0;
+	first = *(__u8 *)at;
+	if (first < 0x45 || first > 0x4f) /* version 4, and at least five words */
+		return 0;
+	rule = rule4(config, ip->saddr, SRC);
+	return rule ? rule : rule4(config, ip->daddr, DST);
 }
 
-static __always_inline void look_at_arp(const struct config *config, void *at, void *data_end,
-					struct verdict *verdict)
+static __always_inline __u64 rule_of_arp(const struct config *config, void *at, void *data_end)
 {
 	struct arp_ipv4 *arp = at;
+	__u64 rule;
 
-	verdict->needed = 1;
-	if ((void *)(arp + 1) > data_end || arp->header.ar_pro != htons(ETH_P_IP) ||
-	    arp->header.ar_hln != ETH_ALEN || arp->header.ar_pln != 4)
-		return;
-	verdict->rule = rule4(config, *(__u32 *)arp->sender, SRC);
-	if (!verdict->rule)
-		verdict->rule = rule4(config, *(__u32 *)arp->target, DST);
+	if ((void *)(arp + 1) > data_end || arp->protocol != htons(ETH_P_IP) ||
+	    arp->hardware_length != ETH_ALEN || arp->protocol_length != 4)
+		return FOUND_NEIGHBOUR;
+	rule = rule4(config, *(__u32 *)arp->sender, SRC);
+	if (!rule)
+		rule = rule4(config, *(__u32 *)arp->target, DST);
+	return rule ? rule : FOUND_NEIGHBOUR;
 }
 
-static __always_inline void look_at_ipv6(const struct config *config, void *at, void *data_end,
-					 struct verdict *verdict)
+static __always_inline __u64 rule_of_ipv6(const struct config *config, void *at, void *data_end)
 {
 	struct ipv6hdr *ip = at;
 	struct discovery *discovery;
+	__u64 rule;
 
-	if ((void *)(ip + 1) > data_end || ip->version != 6)
-		return;
-	verdict->rule = rule6(config, (void *)&ip->saddr, SRC);
-	if (!verdict->rule)
-		verdict->rule = rule6(config, (void *)&ip->daddr, DST);
-	if (verdict->rule)
-		return;
+	if ((void *)(ip + 1) > data_end || *(__u8 *)at >> 4 != 6)
+		return 0;
+	rule = rule6(config, (void *)&ip->saddr, SRC);
+	if (!rule)
+		rule = rule6(config, (void *)&ip->daddr, DST);
+	if (rule)
+		return rule;
 	discovery = discovery_of(ip, data_end);
 	if (!discovery)
-		return;
-	verdict->needed = 1;
+		return 0;
 	/* who is looked for will be spoken to; who says that it's there will speak */
-	if ((void *)(discovery + 1) > data_end)
-		return;
-	if (discovery->type == SOLICITATION)
-		verdict->rule = rule6(config, discovery->target, DST);
-	else if (discovery->type == ADVERTISEMENT)
-		verdict->rule = rule6(config, discovery->target, SRC);
+	if ((void *)(discovery + 1) <= data_end) {
+		if (discovery->type == SOLICITATION)
+			rule = rule6(config, discovery->target, DST);
+		else if (discovery->type == ADVERTISEMENT)
+			rule = rule6(config, discovery->target, SRC);
+	}
+	return rule ? rule : FOUND_NEIGHBOUR;
+}
+
+/* the rule that covers a packet; 0: none does */
+static __always_inline __u64 rule_of(const struct config *config, void *data, void *data_end)
+{
+	void *at = data + sizeof(struct ethhdr);
+	__u64 protocol;
+	int i;
+
+	if (at > data_end)
+		return 0;
+	protocol = *(__be16 *)(at - sizeof(__be16));
+#pragma unroll
+	for (i = 0; i < MOST_TAGS; i++) {
+		if (protocol != htons(ETH_P_8021Q) && protocol != htons(ETH_P_8021AD))
+			break;
+		at += TAG_SIZE;
+		if (at > data_end)
+			return 0;
+		protocol = *(__be16 *)(at - sizeof(__be16));
+	}
+	if (protocol == htons(ETH_P_IP))
+		return rule_of_ipv4(config, at, data_end);
+	if (protocol == htons(ETH_P_IPV6) && config->ask & SIDES * ANY6)
+		return rule_of_ipv6(config, at, data_end);
+	if (protocol == htons(ETH_P_ARP) && config->ask & SIDES * ANY4)
+		return rule_of_arp(config, at, data_end);
+	return 0;
 }
 
 SEC("xdp")
@@ -269,54 +301,25 @@ int _xdp_filter(struct xdp_md *ctx)
 {
 	void *data_end = (void *)(long)ctx->data_end;
 	void *data = (void *)(long)ctx->data;
-	struct verdict verdict = {};
-	struct ethhdr *eth = data;
-	void *at = eth + 1;
+	__u64 rule, action = XDP_PASS;
 	struct config *settings;
-	struct actions *counted;
-	struct count *counter;
-	__u32 key = 0, action;
-	__be16 protocol;
-	int i;
+	struct count *count;
+	__u32 key = 0;
 
 	settings = bpf_map_lookup_elem(&config, &key);
-	counted = bpf_map_lookup_elem(&actions, &key);
-	if (!settings || !counted)
+	if (!settings)
 		return XDP_ABORTED;
-
-	if (at > data_end)
-		goto seen;
-	protocol = eth->h_proto;
-#pragma unroll
-	for (i = 0; i < 2; i++) {
-		struct vlan_tag *tag = at;
-
-		if (protocol != htons(ETH_P_8021Q) && protocol != htons(ETH_P_8021AD))
-			break;
-		at = tag + 1;
-		if (at > data_end)
-			goto seen;
-		protocol = tag->protocol;
+	rule = rule_of(settings, data, data_end);
+	if (rule & SIDES)
+		action = settings->covered;
+	else if (!rule)
+		action = settings->uncovered;
+	key = bpf_get_smp_processor_id() * settings->slots + (rule >> SIDE_BITS);
+	count = bpf_map_lookup_elem(&counters, &key);
+	if (count) {
+		count->packets++;
+		count->bytes += data_end - data;
 	}
-	if (settings->ask & ANY4 && protocol == htons(ETH_P_IP))
-		look_at_ipv4(settings, at, data_end, &verdict);
-	else if (settings->ask & ANY6 && protocol == htons(ETH_P_IPV6))
-		look_at_ipv6(settings, at, data_end, &verdict);
-	else if (settings->ask & ANY4 && protocol == htons(ETH_P_ARP))
-		look_at_arp(settings, at, data_end, &verdict);
-
-seen:
-	if (settings->deny)
-		action = verdict.rule || verdict.needed ? XDP_PASS : XDP_DROP;
-	else
-		action = verdict.rule ? XDP_DROP : XDP_PASS;
-	if (verdict.rule) {
-		key = bpf_get_smp_processor_id() * settings->slots + (verdict.rule >> SIDE_BITS);
-		counter = bpf_map_lookup_elem(&counters, &key);
-		if (counter)
-			add_to(counter, data_end - data);
-	}
-	add_to(&counted->of[action], data_end - data);
 	return action;
 }
 

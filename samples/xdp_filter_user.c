@@ -72,7 +72,7 @@ struct entry {
 	__u8 is_ipv6;
 	__u8 sides;
 	__u8 state;
-	__u32 in_trie;
+	__u32 place; /* enum place */
 };
 
 struct device {
@@ -94,10 +94,10 @@ struct owner {
 	struct device device[MOST_DEVICES];
 };
 
-enum map { CONFIG, ACTIONS_MAP, COUNTERS, TABLE4_MAP, TABLE6_MAP, TRIE4_MAP, TRIE6_MAP, BOOK, OWNER, MAPS };
+enum map { CONFIG, COUNTERS, TABLE4_MAP, TABLE6_MAP, TRIE4_MAP, TRIE6_MAP, BOOK, OWNER, MAPS };
 
 static const char *const names[MAPS] = {
-	"config", "actions", "counters", "table4", "table6", "trie4", "trie6", "book", "owner",
+	"config", "counters", "table4", "table6", "trie4", "trie6", "book", "owner",
 };
 
 /*
@@ -136,10 +136,20 @@ static int make_map(__u32 type, const char *name, __u32 key, __u32 value, __u32 
 	return fd < 0 ? -errno : fd;
 }
 
+/* read what the kernel half has counted meanwhile */
+static void refresh(const struct table *table)
+{
+	__u32 i;
+
+	for (i = 0; !table->is_mapped && i < table->entries; i++)
+		if (bpf_map_lookup_elem(table->fd, &i, table->memory + (size_t)i * table->size))
+			fail(FAILED, "can't read a map: %s", strerror(errno));
+}
+
 static void open_table(struct table *table, int fd, const char *name)
 {
 	struct bpf_map_info info = {};
-	__u32 size = sizeof(info), i;
+	__u32 size = sizeof(info);
 	size_t bytes;
 
 	if (bpf_obj_get_info_by_fd(fd, &info, &size))
@@ -153,9 +163,7 @@ static void open_table(struct table *table, int fd, const char *name)
 	if (table->is_mapped)
 		return;
 	table->memory = allocate(table->entries, table->size);
-	for (i = 0; i < table->entries; i++)
-		if (bpf_map_lookup_elem(fd, &i, table->memory + (size_t)i * table->size))
-			fail(FAILED, "can't read map %s: %s", name, strerror(errno));
+	refresh(table);
 }
 
 static void *element(const struct table *table, __u32 index)
@@ -237,7 +245,7 @@ static void open_map(struct filter *filter, enum map map)
 	if (filter->fd[map] < 0)
 		fail(FAILED, "nothing is loaded: %s/%s: %s; xdp_filter load does that", HOME,
 		     names[map], strerror(errno));
-	if (map != ACTIONS_MAP && map != TRIE4_MAP && map != TRIE6_MAP)
+	if (map != TRIE4_MAP && map != TRIE6_MAP)
 		open_table(&filter->table[map], filter->fd[map], names[map]);
 }
 
@@ -248,95 +256,88 @@ static struct entry *entry_of(const struct filter *filter, __u32 slot)
 
 /* ---- rules in the kernel half's tables and tries */
 
-static __u32 word_of(const struct entry *entry, __u32 slot)
+static bool is_prefix(const struct entry *entry)
 {
-	return slot << SIDE_BITS | entry->sides;
+	return entry->length != (entry->is_ipv6 ? 128 : 32);
 }
 
-/* the two buckets in which a rule for one address may be */
-static void buckets_of(const struct filter *filter, const void *address, bool is_ipv6,
-		       __u32 buckets[2])
-{
-	const struct config *config = filter->config;
-	__u32 count = is_ipv6 ? config->buckets6 : config->buckets4, word;
-	__u64 half[2], hash;
+/* a bucket of one of the tables, or of the configuration */
+struct bucket {
+	const struct table *table;
+	__u32 index; /* of the element to be stored */
+	int places;
+	bool is_ipv6;
+	void *address;
+	volatile __u32 *rule;
+	volatile __u32 *overflowed;
+};
 
-	if (is_ipv6) {
-		memcpy(half, address, sizeof(half));
+static struct bucket bucket4(const struct table *table, __u32 index, struct bucket4 *bucket)
+{
+	return (struct bucket){ table, index, IN_BUCKET4, false, bucket->address, bucket->rule,
+				&bucket->overflowed };
+}
+
+static struct bucket few_of(const struct filter *filter)
+{
+	return bucket4(&filter->table[CONFIG], 0, &filter->config->few);
+}
+
+/* one of the two buckets in which an address may be */
+static struct bucket bucket_for(const struct filter *filter, const struct entry *entry, int which)
+{
+	const struct table *table = &filter->table[entry->is_ipv6 ? TABLE6_MAP : TABLE4_MAP];
+	const struct config *config = filter->config;
+	struct bucket6 *bucket;
+	__u64 half[2], hash;
+	__u32 address, index;
+
+	if (entry->is_ipv6) {
+		memcpy(half, entry->address, sizeof(half));
 		hash = hash6(config->seed, half[0], half[1]);
 	} else {
-		memcpy(&word, address, sizeof(word));
-		hash = hash4(config->seed, word);
+		memcpy(&address, entry->address, sizeof(address));
+		hash = hash4(config->seed, address);
 	}
-	buckets[0] = bucket_of(hash >> 32, count);
-	buckets[1] = bucket_of(hash, count);
+	index = bucket_of(which ? hash & 0xffffffff : hash >> 32, table->entries);
+	if (!entry->is_ipv6)
+		return bucket4(table, index, element(table, index));
+	bucket = element(table, index);
+	return (struct bucket){ table, index, IN_BUCKET6, true, bucket->address, bucket->rule,
+				&bucket->overflowed };
 }
 
-static int in_bucket(bool is_ipv6)
+/* write a rule to a place in a bucket, 0 takes it away; in_bucket4() argues the order */
+static void put_at(const struct bucket *bucket, int place, const void *address, __u32 rule)
 {
-	return is_ipv6 ? IN_BUCKET6 : IN_BUCKET4;
-}
+	size_t size = bucket->is_ipv6 ? 16 : 4;
 
-static const struct table *table_of(const struct filter *filter, bool is_ipv6)
-{
-	return &filter->table[is_ipv6 ? TABLE6_MAP : TABLE4_MAP];
-}
-
-/* the rule at a place in a bucket; 0: none */
-static __u32 rule_at(const struct filter *filter, bool is_ipv6, __u32 bucket, int place)
-{
-	void *at = element(table_of(filter, is_ipv6), bucket);
-
-	return is_ipv6 ? ((struct bucket6 *)at)->rule[place] :
-			 (__u32)((struct bucket4 *)at)->entry[place];
-}
-
-/* write a rule to a place in a bucket, 0 takes it away; see in_bucket4() on the order */
-static void put_at(const struct filter *filter, bool is_ipv6, __u32 bucket, int place,
-		   const void *address, __u32 rule)
-{
-	const struct table *table = table_of(filter, is_ipv6);
-	volatile struct bucket4 *four = element(table, bucket);
-	struct bucket6 *six = element(table, bucket);
-	__u32 word = 0;
-
-	if (!is_ipv6) {
-		if (address)
-			memcpy(&word, address, sizeof(word));
-		four->entry[place] = rule ? (__u64)word << 32 | rule : 0;
-	} else {
-		if (six->rule[place]) {
-			*(volatile __u32 *)&six->rule[place] = 0;
-			store(table, bucket);
-		}
-		if (rule) {
-			memcpy(six->address[place], address, sizeof(six->address[place]));
-			store(table, bucket);
-			*(volatile __u32 *)&six->rule[place] = rule;
-		}
+	if (bucket->rule[place]) {
+		bucket->rule[place] = 0;
+		store(bucket->table, bucket->index);
 	}
-	store(table, bucket);
-}
-
-static void mark_overflowed(const struct filter *filter, bool is_ipv6, __u32 bucket)
-{
-	const struct table *table = table_of(filter, is_ipv6);
-	struct bucket4 *four = element(table, bucket);
-	struct bucket6 *six = element(table, bucket);
-	volatile __u32 *overflowed = is_ipv6 ? &six->overflowed : &four->overflowed;
-
-	if (*overflowed)
+	if (!rule)
 		return;
-	*overflowed = 1;
-	store(table, bucket);
+	memcpy((char *)bucket->address + place * size, address, size);
+	store(bucket->table, bucket->index);
+	bucket->rule[place] = rule;
+	store(bucket->table, bucket->index);
 }
 
-static int free_place(const struct filter *filter, bool is_ipv6, __u32 bucket)
+static void mark_overflowed(const struct bucket *bucket)
+{
+	if (*bucket->overflowed)
+		return;
+	*bucket->overflowed = 1;
+	store(bucket->table, bucket->index);
+}
+
+static int free_place(const struct bucket *bucket)
 {
 	int place;
 
-	for (place = 0; place < in_bucket(is_ipv6); place++)
-		if (!rule_at(filter, is_ipv6, bucket, place))
+	for (place = 0; place < bucket->places; place++)
+		if (!bucket->rule[place])
 			return place;
 	return -1;
 }
@@ -345,47 +346,67 @@ static int free_place(const struct filter *filter, bool is_ipv6, __u32 bucket)
  * Make room in a full bucket: a rule that is in its first bucket goes to its second.
  * It is there, and can be found there, before it is overwritten here.
  */
-static int vacate(const struct filter *filter, bool is_ipv6, __u32 bucket)
+static int vacate(const struct filter *filter, const struct bucket *bucket)
 {
 	int place, other;
 
-	for (place = 0; place < in_bucket(is_ipv6); place++) {
-		__u32 rule = rule_at(filter, is_ipv6, bucket, place), buckets[2];
+	for (place = 0; place < bucket->places; place++) {
+		__u32 rule = bucket->rule[place];
 		const struct entry *moved = entry_of(filter, rule >> SIDE_BITS);
+		struct bucket first = bucket_for(filter, moved, 0);
+		struct bucket second = bucket_for(filter, moved, 1);
 
-		buckets_of(filter, moved->address, is_ipv6, buckets);
-		if (buckets[0] != bucket || buckets[1] == bucket)
+		if (first.index != bucket->index || second.index == bucket->index)
 			continue;
-		other = free_place(filter, is_ipv6, buckets[1]);
+		other = free_place(&second);
 		if (other < 0)
 			continue;
-		put_at(filter, is_ipv6, buckets[1], other, moved->address, rule);
-		mark_overflowed(filter, is_ipv6, bucket);
+		put_at(&second, other, moved->address, rule);
+		mark_overflowed(bucket);
 		return place;
 	}
 	return -1;
 }
 
 /* write a rule for one address to its table, if there is room where it may be */
-static bool put_in_table(const struct filter *filter, const struct entry *entry, __u32 slot)
+static bool put_in_table(const struct filter *filter, const struct entry *entry, __u32 rule)
 {
-	__u32 buckets[2];
 	int place, i;
 
-	buckets_of(filter, entry->address, entry->is_ipv6, buckets);
 	for (i = 0; i < 4; i++) {
-		__u32 bucket = buckets[i % 2];
+		struct bucket bucket = bucket_for(filter, entry, i % 2);
 
-		place = i < 2 ? free_place(filter, entry->is_ipv6, bucket) :
-				vacate(filter, entry->is_ipv6, bucket);
+		place = i < 2 ? free_place(&bucket) : vacate(filter, &bucket);
 		if (place < 0)
 			continue;
-		put_at(filter, entry->is_ipv6, bucket, place, entry->address, word_of(entry, slot));
-		if (i % 2)
-			mark_overflowed(filter, entry->is_ipv6, buckets[0]);
+		put_at(&bucket, place, entry->address, rule);
+		if (i % 2) {
+			bucket = bucket_for(filter, entry, 0);
+			mark_overflowed(&bucket);
+		}
 		return true;
 	}
 	return false;
+}
+
+static bool put_in_few(const struct filter *filter, const struct entry *entry, __u32 rule)
+{
+	struct bucket few = few_of(filter);
+	int place = free_place(&few);
+
+	if (place < 0)
+		return false;
+	put_at(&few, place, entry->address, rule);
+	return true;
+}
+
+static void take_from_bucket(const struct bucket *bucket, __u32 rule)
+{
+	int place;
+
+	for (place = 0; place < bucket->places; place++)
+		if (bucket->rule[place] == rule)
+			put_at(bucket, place, NULL, 0);
 }
 
 /* the key of a prefix for one side, in @key; returns the trie's fd */
@@ -399,10 +420,10 @@ static int trie_key(const struct filter *filter, const struct entry *entry, __u3
 	return filter->fd[entry->is_ipv6 ? TRIE6_MAP : TRIE4_MAP];
 }
 
-static int put_in_trie(const struct filter *filter, const struct entry *entry, __u32 slot)
+static int put_in_trie(const struct filter *filter, const struct entry *entry, __u32 rule)
 {
-	__u32 side, rule = word_of(entry, slot);
 	struct prefix6 key;
+	__u32 side;
 
 	for (side = SRC; side <= DST; side++) {
 		int fd = trie_key(filter, entry, side, &key);
@@ -413,26 +434,72 @@ static int put_in_trie(const struct filter *filter, const struct entry *entry, _
 	return 0;
 }
 
-/* take a rule away from wherever it is, or would be */
-static void take_away(const struct filter *filter, const struct entry *entry, __u32 slot)
+static void take_from_trie(const struct filter *filter, const struct entry *entry)
 {
-	__u32 buckets[2], side;
 	struct prefix6 key;
-	int i, place;
+	__u32 side;
 
 	for (side = SRC; side <= DST; side++) {
 		int fd = trie_key(filter, entry, side, &key);
 
-		if (entry->in_trie && entry->sides & side)
+		if (entry->sides & side)
 			bpf_map_delete_elem(fd, &key);
 	}
-	if (entry->in_trie)
-		return;
-	buckets_of(filter, entry->address, entry->is_ipv6, buckets);
-	for (i = 0; i < 2; i++)
-		for (place = 0; place < in_bucket(entry->is_ipv6); place++)
-			if (rule_at(filter, entry->is_ipv6, buckets[i], place) == word_of(entry, slot))
-				put_at(filter, entry->is_ipv6, buckets[i], place, NULL, 0);
+}
+
+static void set_place(const struct filter *filter, __u32 slot, enum place place)
+{
+	entry_of(filter, slot)->place = place;
+	store(&filter->table[BOOK], slot);
+}
+
+/*
+ * Put a rule where the kernel half finds it.  The place is written down before: what is
+ * left of a command that was killed must be found.  A trie takes any address that the
+ * table has no room for, so there is room for as many rules as there are slots.
+ */
+static int put(const struct filter *filter, __u32 slot)
+{
+	const struct entry *entry = entry_of(filter, slot);
+	__u32 rule = slot << SIDE_BITS | entry->sides;
+
+	if (!is_prefix(entry)) {
+		if (!entry->is_ipv6) {
+			set_place(filter, slot, FEW4);
+			if (put_in_few(filter, entry, rule))
+				return 0;
+		}
+		set_place(filter, slot, entry->is_ipv6 ? TABLE6 : TABLE4);
+		if (put_in_table(filter, entry, rule))
+			return 0;
+	}
+	set_place(filter, slot, entry->is_ipv6 ? TRIE6 : TRIE4);
+	return put_in_trie(filter, entry, rule);
+}
+
+/* take a rule away from where it is, or would be */
+static void take_away(const struct filter *filter, __u32 slot)
+{
+	const struct entry *entry = entry_of(filter, slot);
+	__u32 rule = slot << SIDE_BITS | entry->sides;
+	struct bucket bucket;
+	int which;
+
+	switch (entry->place) {
+	case FEW4:
+		bucket = few_of(filter);
+		take_from_bucket(&bucket, rule);
+		break;
+	case TABLE4:
+	case TABLE6:
+		for (which = 0; which < 2; which++) {
+			bucket = bucket_for(filter, entry, which);
+			take_from_bucket(&bucket, rule);
+		}
+		break;
+	default:
+		take_from_trie(filter, entry);
+	}
 }
 
 /* tell the kernel half where there are rules */
@@ -440,12 +507,11 @@ static void ask_anew(const struct filter *filter)
 {
 	__u32 slot, ask = 0;
 
-	for (slot = 0; slot < filter->config->slots; slot++) {
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
 		const struct entry *entry = entry_of(filter, slot);
 
 		if (entry->state == THERE || entry->state == COMING)
-			ask |= entry->sides << (entry->is_ipv6 ? entry->in_trie ? TRIE6 : TABLE6 :
-						entry->in_trie ? TRIE4 : TABLE4);
+			ask |= entry->sides << entry->place;
 	}
 	*(volatile __u32 *)&filter->config->ask = ask;
 	store(&filter->table[CONFIG], 0);
@@ -457,6 +523,12 @@ static void set_state(const struct filter *filter, __u32 slot, __u8 state)
 	store(&filter->table[BOOK], slot);
 }
 
+static void add_to(struct count *sum, const struct count *count)
+{
+	sum->packets += count->packets;
+	sum->bytes += count->bytes;
+}
+
 /* finish what is GOING, and take back what is COMING: that was never given as a whole */
 static void sweep(const struct filter *filter)
 {
@@ -464,30 +536,34 @@ static void sweep(const struct filter *filter)
 	__u32 slots = filter->config->slots, slot, i;
 	bool any = false;
 
-	for (slot = 0; slot < slots; slot++) {
+	for (slot = FIRST_RULE; slot < slots; slot++) {
 		struct entry *entry = entry_of(filter, slot);
 
 		if (entry->state != COMING && entry->state != GOING)
 			continue;
-		take_away(filter, entry, slot);
+		take_away(filter, slot);
 		any = true;
 	}
 	if (!any)
 		return;
-	for (slot = 0; slot < slots; slot++)
+	for (slot = FIRST_RULE; slot < slots; slot++)
 		if (entry_of(filter, slot)->state == COMING)
 			set_state(filter, slot, GOING);
 	ask_anew(filter);
-	wait_for_packets(); /* none counts for these rules any more */
-	for (slot = 0; slot < slots; slot++) {
+	wait_for_packets(); /* none counts for these rules any more, nor finds them */
+	for (slot = FIRST_RULE; slot < slots; slot++) {
 		if (entry_of(filter, slot)->state != GOING)
 			continue;
 		for (i = slot; i < counters->entries; i += slots) {
-			memset(element(counters, i), 0, sizeof(struct count));
+			struct count *count = element(counters, i);
+
+			add_to(element(counters, GONE), count);
+			memset(count, 0, sizeof(*count));
 			store(counters, i);
 		}
 		set_state(filter, slot, FREE);
 	}
+	store(counters, GONE);
 }
 
 static void open_filter(struct filter *filter)
@@ -557,7 +633,6 @@ static const char *parse_rule(char *line, struct entry *entry)
 			return "no prefix length";
 		entry->length = bits;
 	}
-	entry->in_trie = entry->length != (entry->is_ipv6 ? 128 : 32);
 	return has_host_bits(entry) ? "the address has bits set beyond the prefix" : NULL;
 }
 
@@ -662,10 +737,10 @@ static size_t index_book(const struct filter *filter, struct index *index, size_
 {
 	__u32 slot, count = 0;
 
-	for (slot = 0; slot < filter->config->slots; slot++)
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++)
 		count += entry_of(filter, slot)->state != FREE;
 	make_index(index, count + more);
-	for (slot = 0; slot < filter->config->slots; slot++)
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++)
 		if (entry_of(filter, slot)->state != FREE)
 			insert(index, entry_of(filter, slot));
 	return count;
@@ -686,7 +761,7 @@ static void refuse(const struct rules *rules, size_t i, const char *why, const s
 
 static void add(const struct filter *filter, struct rules *rules)
 {
-	__u32 slots = filter->config->slots, slot = 0;
+	__u32 slots = filter->config->slots, slot = FIRST_RULE;
 	__u32 *chosen = allocate(rules->count, sizeof(*chosen));
 	struct index index;
 	size_t i, there;
@@ -700,9 +775,9 @@ static void add(const struct filter *filter, struct rules *rules)
 			refuse(rules, i, other >= rules->rule && other < rules->rule + rules->count ?
 			       "is given twice, see" : "is there already:", other);
 	}
-	if (rules->count > slots - there)
+	if (rules->count > slots - FIRST_RULE - there)
 		fail(BAD_INPUT, "rule %u: no room: %zu of %u rules are there; load -n takes more",
-		     rules->line[slots - there], there, slots);
+		     rules->line[slots - FIRST_RULE - there], there, slots - FIRST_RULE);
 
 	for (i = 0; i < rules->count; i++, slot++) {
 		while (entry_of(filter, slot)->state != FREE)
@@ -713,13 +788,7 @@ static void add(const struct filter *filter, struct rules *rules)
 		store(&filter->table[BOOK], slot);
 	}
 	for (i = 0; i < rules->count; i++) {
-		struct entry *entry = entry_of(filter, chosen[i]);
-
-		if (!entry->in_trie && put_in_table(filter, entry, chosen[i]))
-			continue;
-		entry->in_trie = 1; /* the trie has room for every address that the table has not */
-		store(&filter->table[BOOK], chosen[i]);
-		err = put_in_trie(filter, entry, chosen[i]);
+		err = put(filter, chosen[i]);
 		if (err) {
 			sweep(filter);
 			fail(FAILED, "rule %u: the kernel refuses it, nothing was added: %s",
@@ -806,18 +875,12 @@ static int list(void)
 
 	open_filter(&filter);
 	lines = allocate(filter.config->slots, sizeof(*lines));
-	for (slot = 0; slot < filter.config->slots; slot++) {
-		const struct table *counters = &filter.table[COUNTERS];
-
+	for (slot = FIRST_RULE; slot < filter.config->slots; slot++) {
 		if (entry_of(&filter, slot)->state != THERE)
 			continue;
 		lines[rules].entry = *entry_of(&filter, slot);
-		for (i = slot; i < counters->entries; i += filter.config->slots) {
-			const struct count *count = element(counters, i);
-
-			lines[rules].count.packets += count->packets;
-			lines[rules].count.bytes += count->bytes;
-		}
+		for (i = slot; i < filter.table[COUNTERS].entries; i += filter.config->slots)
+			add_to(&lines[rules].count, element(&filter.table[COUNTERS], i));
 		rules++;
 	}
 	close(filter.lock);
@@ -829,22 +892,18 @@ static int list(void)
 	return 0;
 }
 
-/* what became of packets, by action, on all CPUs */
-static struct actions sum_actions(int fd)
+/* what passed and was dropped on one CPU is added */
+static void add_actions(const struct filter *filter, __u32 cpu, struct count *passed,
+			struct count *dropped)
 {
-	struct actions each[bpf_num_possible_cpus()], sum = {};
-	__u32 key = 0;
-	unsigned int cpu;
-	int action;
+	const struct config *config = filter->config;
+	struct count *of[] = { [XDP_PASS] = passed, [XDP_DROP] = dropped };
+	__u32 slot;
 
-	if (bpf_map_lookup_elem(fd, &key, each))
-		fail(FAILED, "can't read the counters: %s", strerror(errno));
-	for (cpu = 0; cpu < ARRAY_SIZE(each); cpu++)
-		for (action = 0; action < ACTIONS; action++) {
-			sum.of[action].packets += each[cpu].of[action].packets;
-			sum.of[action].bytes += each[cpu].of[action].bytes;
-		}
-	return sum;
+	for (slot = UNCOVERED; slot < config->slots; slot++)
+		add_to(slot == UNCOVERED  ? of[config->uncovered] :
+		       slot == NEIGHBOURS ? passed : of[config->covered],
+		       element(&filter->table[COUNTERS], cpu * config->slots + slot));
 }
 
 static __u64 this_net(void)
@@ -861,21 +920,17 @@ static const char *mode_name(__u32 flags)
 
 static int stats(void)
 {
-	static const struct {
-		const char *name;
-		int action;
-	} actions[] = { { "pass", XDP_PASS }, { "drop", XDP_DROP }, { "aborted", XDP_ABORTED } };
 	const struct owner *owner;
+	struct count passed = {}, dropped = {};
 	struct filter filter;
-	struct actions sum;
 	__u32 slot, i, rules = 0;
 
 	open_filter(&filter);
 	owner = element(&filter.table[OWNER], 0);
-	for (slot = 0; slot < filter.config->slots; slot++)
+	for (slot = FIRST_RULE; slot < filter.config->slots; slot++)
 		rules += entry_of(&filter, slot)->state == THERE;
-	printf("policy %s\n", filter.config->deny ? "deny" : "allow");
-	printf("rules %u of %u\n", rules, filter.config->slots);
+	printf("policy %s\n", filter.config->covered == XDP_PASS ? "deny" : "allow");
+	printf("rules %u of %u\n", rules, filter.config->slots - FIRST_RULE);
 	for (i = 0; i < owner->devices; i++) {
 		const struct device *device = &owner->device[i];
 
@@ -883,10 +938,11 @@ static int stats(void)
 			printf("dev %s mode %s prog %u\n", device->name, mode_name(device->flags),
 			       owner->program);
 	}
-	sum = sum_actions(filter.fd[ACTIONS_MAP]);
-	for (i = 0; i < ARRAY_SIZE(actions); i++)
-		printf("%s %llu %llu\n", actions[i].name, sum.of[actions[i].action].packets,
-		       sum.of[actions[i].action].bytes);
+	for (i = 0; i < filter.table[COUNTERS].entries / filter.config->slots; i++)
+		add_actions(&filter, i, &passed, &dropped);
+	printf("pass %llu %llu\n", passed.packets, passed.bytes);
+	printf("drop %llu %llu\n", dropped.packets, dropped.bytes);
+	printf("aborted 0 0\n"); /* the kernel half aborts nothing */
 	return 0;
 }
 
@@ -1034,9 +1090,9 @@ static int unload(void)
 struct options {
 	const char *dev[MOST_DEVICES];
 	__u32 devices;
-	__u32 deny;
+	bool denies; /* the policy */
 	__u32 flags; /* the mode; 0: native where it can be had, else generic */
-	__u32 slots;
+	__u32 most; /* rules */
 	bool stays;
 	bool watch_stdin;
 	double seconds; /* until the end; 0: none is set */
@@ -1149,14 +1205,13 @@ static void make_home(struct filter *filter)
 
 static void make_maps(struct filter *filter, const struct options *options)
 {
-	__u64 slots = options->slots, counters = slots * bpf_num_possible_cpus();
+	__u64 slots = FIRST_RULE + options->most, counters = slots * bpf_num_possible_cpus();
 	__u32 key = 0, map;
 	const struct {
 		__u32 type, key, value;
 		__u64 entries;
 	} shapes[MAPS] = {
 		[CONFIG] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct config), 1 },
-		[ACTIONS_MAP] = { BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct actions), 1 },
 		[COUNTERS] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct count), counters },
 		/* half full at most, so that few buckets overflow */
 		[TABLE4_MAP] = { BPF_MAP_TYPE_ARRAY, 4, sizeof(struct bucket4),
@@ -1185,7 +1240,8 @@ static void make_maps(struct filter *filter, const struct options *options)
 			open_table(&filter->table[map], fd, names[map]);
 	}
 	filter->config = element(&filter->table[CONFIG], key);
-	filter->config->deny = options->deny;
+	filter->config->covered = options->denies ? XDP_PASS : XDP_DROP;
+	filter->config->uncovered = options->denies ? XDP_DROP : XDP_PASS;
 	filter->config->slots = slots;
 	filter->config->buckets4 = filter->table[TABLE4_MAP].entries;
 	filter->config->buckets6 = filter->table[TABLE6_MAP].entries;
@@ -1325,14 +1381,16 @@ static void pin_links(const struct filter *filter)
 /* each CPU's drops, as xdp_ip_filter prints them */
 static void print_round(const struct filter *filter, int round)
 {
-	struct actions each[bpf_num_possible_cpus()];
-	__u32 key = 0, cpu;
+	__u32 cpu, cpus = filter->table[COUNTERS].entries / filter->config->slots;
 
-	if (bpf_map_lookup_elem(filter->fd[ACTIONS_MAP], &key, each))
-		fail(FAILED, "can't read the counters: %s", strerror(errno));
+	refresh(&filter->table[COUNTERS]);
 	printf("%d\n", round);
-	for (cpu = 0; cpu < ARRAY_SIZE(each); cpu++)
-		printf("cpu %u, value = %llu\n", cpu, each[cpu].of[XDP_DROP].packets);
+	for (cpu = 0; cpu < cpus; cpu++) {
+		struct count passed = {}, dropped = {};
+
+		add_actions(filter, cpu, &passed, &dropped);
+		printf("cpu %u, value = %llu\n", cpu, dropped.packets);
+	}
 	printf("\n\n");
 }
 
@@ -1485,7 +1543,7 @@ static void parse_source(struct options *options, const char *address)
 
 static struct options parse_load(int argc, char **argv)
 {
-	struct options options = { .slots = DEFAULT_RULES };
+	struct options options = { .most = DEFAULT_RULES };
 	int opt;
 
 	while ((opt = getopt(argc, argv, "d:p:m:i:n:t:sf:eh")) != -1) {
@@ -1496,7 +1554,7 @@ static struct options parse_load(int argc, char **argv)
 		case 'p':
 			if (strcmp(optarg, "allow") && strcmp(optarg, "deny"))
 				bad_input("no such policy", optarg);
-			options.deny = !strcmp(optarg, "deny");
+			options.denies = !strcmp(optarg, "deny");
 			break;
 		case 'm':
 			if (strcmp(optarg, "native") && strcmp(optarg, "skb"))
@@ -1507,7 +1565,7 @@ static struct options parse_load(int argc, char **argv)
 			parse_source(&options, optarg);
 			break;
 		case 'n':
-			options.slots = parse_number("no number of rules", optarg, 1, MOST_RULES);
+			options.most = parse_number("no number of rules", optarg, 1, MOST_RULES);
 			break;
 		case 't':
 			options.interval = parse_number("no number of seconds", optarg, 1e-3, 1e6);
