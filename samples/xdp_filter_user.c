@@ -343,8 +343,9 @@ static int free_place(const struct bucket *bucket)
 }
 
 /*
- * Make room in a full bucket: a rule that is in its first bucket goes to its second.
- * It is there, and can be found there, before it is overwritten here.
+ * Make room in a full bucket: a rule goes to its other bucket.  It can be found there
+ * before it is overwritten here: packets look into the first bucket first, so one that
+ * goes back there is waited for.
  */
 static int vacate(const struct filter *filter, const struct bucket *bucket)
 {
@@ -353,16 +354,19 @@ static int vacate(const struct filter *filter, const struct bucket *bucket)
 	for (place = 0; place < bucket->places; place++) {
 		__u32 rule = bucket->rule[place];
 		const struct entry *moved = entry_of(filter, rule >> SIDE_BITS);
-		struct bucket first = bucket_for(filter, moved, 0);
-		struct bucket second = bucket_for(filter, moved, 1);
+		struct bucket to = bucket_for(filter, moved, 1);
+		bool goes_back = to.index == bucket->index;
 
-		if (first.index != bucket->index || second.index == bucket->index)
-			continue;
-		other = free_place(&second);
+		if (goes_back)
+			to = bucket_for(filter, moved, 0);
+		other = free_place(&to);
 		if (other < 0)
 			continue;
-		put_at(&second, other, moved->address, rule);
-		mark_overflowed(bucket);
+		put_at(&to, other, moved->address, rule);
+		if (goes_back)
+			wait_for_packets();
+		else
+			mark_overflowed(bucket);
 		return place;
 	}
 	return -1;
@@ -679,25 +683,15 @@ static struct rules read_rules(FILE *from)
 	return rules;
 }
 
-/* ---- rules by their prefix and side */
+/* ---- rules that are to come or to go */
 
-/* a set with open addressing; a rule for both sides is in it twice */
+/* some rules by prefix and side, with open addressing; one for both sides is in it twice */
 struct index {
 	const struct entry **place;
 	size_t mask;
 };
 
-static void make_index(struct index *index, size_t rules)
-{
-	size_t size = 1024;
-
-	while (size < 4 * rules)
-		size *= 2;
-	index->place = allocate(size, sizeof(*index->place));
-	index->mask = size - 1;
-}
-
-/* where a rule of that prefix and side is, or belongs */
+/* where the rule of that prefix and side is, or belongs */
 static const struct entry **find(const struct index *index, const struct entry *entry, __u32 side)
 {
 	static const __u64 odd = 0x9e3779b97f4a7c15;
@@ -718,66 +712,77 @@ static const struct entry **find(const struct index *index, const struct entry *
 	}
 }
 
-/* put a rule in; returns the one that is there already for the prefix and a side, or NULL */
-static const struct entry *insert(const struct index *index, const struct entry *entry)
-{
-	__u32 side;
-
-	for (side = SRC; side <= DST; side++)
-		if (entry->sides & side && *find(index, entry, side))
-			return *find(index, entry, side);
-	for (side = SRC; side <= DST; side++)
-		if (entry->sides & side)
-			*find(index, entry, side) = entry;
-	return NULL;
-}
-
-/* the rules that are there; returns how many */
-static size_t index_book(const struct filter *filter, struct index *index, size_t more)
-{
-	__u32 slot, count = 0;
-
-	for (slot = FIRST_RULE; slot < filter->config->slots; slot++)
-		count += entry_of(filter, slot)->state != FREE;
-	make_index(index, count + more);
-	for (slot = FIRST_RULE; slot < filter->config->slots; slot++)
-		if (entry_of(filter, slot)->state != FREE)
-			insert(index, entry_of(filter, slot));
-	return count;
-}
-
 static void refuse(const struct rules *rules, size_t i, const char *why, const struct entry *other)
 {
 	fprintf(stderr, "rule %u: ", rules->line[i]);
 	print_rule(stderr, &rules->rule[i]);
 	fprintf(stderr, " %s", why);
-	if (other) {
-		fputc(' ', stderr);
+	if (other)
 		print_rule(stderr, other);
-	}
 	fputc('\n', stderr);
 	exit(BAD_INPUT);
 }
 
+static struct index index_of(const struct rules *rules)
+{
+	struct index index = { NULL, 1023 };
+	__u32 side;
+	size_t i;
+
+	while (index.mask < 4 * rules->count)
+		index.mask = 2 * index.mask + 1;
+	index.place = allocate(index.mask + 1, sizeof(*index.place));
+	for (i = 0; i < rules->count; i++)
+		for (side = SRC; side <= DST; side++) {
+			const struct entry *rule = &rules->rule[i], **place;
+
+			if (!(rule->sides & side))
+				continue;
+			place = find(&index, rule, side);
+			if (*place)
+				refuse(rules, i, "is given twice, see ", *place);
+			*place = rule;
+		}
+	return index;
+}
+
+/* refuse rules for a prefix and a side that has one; returns how many rules there are */
+static size_t require_new(const struct filter *filter, const struct rules *rules)
+{
+	struct index index = index_of(rules);
+	size_t first = rules->count, count = 0;
+	__u32 slot, side, there = 0;
+
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
+		const struct entry *entry = entry_of(filter, slot), *rule;
+
+		if (entry->state == FREE)
+			continue;
+		count++;
+		for (side = SRC; side <= DST; side++) {
+			rule = entry->sides & side ? *find(&index, entry, side) : NULL;
+			if (rule && (size_t)(rule - rules->rule) < first) {
+				first = rule - rules->rule;
+				there = slot;
+			}
+		}
+	}
+	if (there)
+		refuse(rules, first, "is there already: ", entry_of(filter, there));
+	free(index.place);
+	return count;
+}
+
 static void add(const struct filter *filter, struct rules *rules)
 {
-	__u32 slots = filter->config->slots, slot = FIRST_RULE;
-	__u32 *chosen = allocate(rules->count, sizeof(*chosen));
-	struct index index;
-	size_t i, there;
+	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot = FIRST_RULE;
+	size_t room = filter->config->slots - FIRST_RULE, there, i;
 	int err;
 
-	there = index_book(filter, &index, rules->count);
-	for (i = 0; i < rules->count; i++) {
-		const struct entry *other = insert(&index, &rules->rule[i]);
-
-		if (other)
-			refuse(rules, i, other >= rules->rule && other < rules->rule + rules->count ?
-			       "is given twice, see" : "is there already:", other);
-	}
-	if (rules->count > slots - FIRST_RULE - there)
-		fail(BAD_INPUT, "rule %u: no room: %zu of %u rules are there; load -n takes more",
-		     rules->line[slots - FIRST_RULE - there], there, slots - FIRST_RULE);
+	there = require_new(filter, rules);
+	if (rules->count > room - there)
+		fail(BAD_INPUT, "rule %u: no room: %zu of %zu rules are there; load -n takes more",
+		     rules->line[room - there], there, room);
 
 	for (i = 0; i < rules->count; i++, slot++) {
 		while (entry_of(filter, slot)->state != FREE)
@@ -791,34 +796,34 @@ static void add(const struct filter *filter, struct rules *rules)
 		err = put(filter, chosen[i]);
 		if (err) {
 			sweep(filter);
-			fail(FAILED, "rule %u: the kernel refuses it, nothing was added: %s",
+			fail(FAILED, "rule %u: the kernel doesn't take it, so none was added: %s",
 			     rules->line[i], strerror(-err));
 		}
 	}
 	ask_anew(filter);
 	for (i = 0; i < rules->count; i++)
 		set_state(filter, chosen[i], THERE);
+	free(chosen);
 }
 
 static void take(const struct filter *filter, struct rules *rules)
 {
-	const struct table *book = &filter->table[BOOK];
-	__u32 *chosen = allocate(rules->count, sizeof(*chosen));
-	__u8 *seen = allocate(filter->config->slots, 1);
-	struct index index;
+	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot;
+	struct index index = index_of(rules);
 	size_t i;
 
-	index_book(filter, &index, 0);
-	for (i = 0; i < rules->count; i++) {
-		const struct entry *rule = &rules->rule[i];
-		const struct entry *found = *find(&index, rule, rule->sides & SRC ? SRC : DST);
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
+		const struct entry *entry = entry_of(filter, slot), *rule;
 
-		if (!found || found->sides != rule->sides)
-			refuse(rules, i, "is not there", NULL);
-		chosen[i] = ((const char *)found - book->memory) / book->size;
-		if (seen[chosen[i]]++)
-			refuse(rules, i, "is given twice", NULL);
+		if (entry->state == FREE)
+			continue;
+		rule = *find(&index, entry, entry->sides & SRC ? SRC : DST);
+		if (rule && rule->sides == entry->sides)
+			chosen[rule - rules->rule] = slot;
 	}
+	for (i = 0; i < rules->count; i++)
+		if (!chosen[i])
+			refuse(rules, i, "is not there", NULL);
 	for (i = 0; i < rules->count; i++)
 		set_state(filter, chosen[i], GOING);
 	sweep(filter);
@@ -855,6 +860,7 @@ struct line {
 	struct count count;
 };
 
+/* IPv4 first, then by address, length and side */
 static int compare(const void *one, const void *other)
 {
 	const struct entry *a = one, *b = other;
