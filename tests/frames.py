@@ -51,7 +51,8 @@ def rules(random: Random, most: int) -> list[Rule]:
     for _ in range(random.randrange(most + 1)):
         rule = _rule(random)
         there = found.setdefault(rule.network, [])
-        if not there or {Side.SRC, Side.DST} == {rule.side, *(one.side for one in there)}:
+        taken = {one.side for one in there}
+        if not there or (rule.side not in taken and Side.BOTH not in (rule.side, *taken)):
             there.append(rule)
     return [rule for there in found.values() for rule in there]
 

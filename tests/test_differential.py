@@ -232,7 +232,8 @@ def test_the_filter_agrees_in_a_guest(
 
         def run(*arguments: str, text: str = "") -> str:
             command = shlex.join([str(initramfs.SAMPLE / build.name), *arguments])
-            return bench.guest.tell(f"printf %s {shlex.quote(text)} | {command}")
+            given = shlex.join(["printf", r"%s\n", *text.splitlines()])  # a command is one line
+            return bench.guest.tell(f"{given} | {command}")
 
         def verdicts(program: int, tried: Frames) -> list[int]:
             tool = shlex.join(prog_run.command(initramfs.TEST_RUN, program))
