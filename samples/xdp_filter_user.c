@@ -659,9 +659,9 @@ static void append(struct rules *rules, const struct entry *entry, __u32 line)
 	rules->line[rules->count++] = line;
 }
 
-static struct rules read_rules(FILE *from)
+/* with @until_empty up to an empty line: whoever was killed while writing leaves none */
+static void read_rules(FILE *from, struct rules *rules, bool until_empty)
 {
-	struct rules rules = {};
 	struct entry entry;
 	char *line = NULL;
 	size_t size = 0;
@@ -670,17 +670,21 @@ static struct rules read_rules(FILE *from)
 	for (number = 1; getline(&line, &size, from) >= 0; number++) {
 		const char *why;
 
-		if (line[strspn(line, " \t\r\n")] == '\0')
+		if (line[strspn(line, " \t\r\n")] == '\0') {
+			if (until_empty)
+				return;
 			continue;
+		}
 		why = parse_rule(line, &entry);
 		if (why)
 			fail(BAD_INPUT, "rule %u: %s", number, why);
-		append(&rules, &entry, number);
+		append(rules, &entry, number);
 	}
 	if (ferror(from))
 		fail(FAILED, "can't read the rules: %s", strerror(errno));
+	if (until_empty)
+		fail(BAD_INPUT, "no empty line ends the rules: they may not be all");
 	free(line);
-	return rules;
 }
 
 /* ---- rules that are to come or to go */
@@ -844,9 +848,10 @@ static sigset_t hold_signals(void)
 
 static int change(void (*how)(const struct filter *, struct rules *))
 {
-	struct rules rules = read_rules(stdin);
+	struct rules rules = {};
 	struct filter filter;
 
+	read_rules(stdin, &rules, false);
 	hold_signals();
 	open_filter(&filter);
 	how(&filter, &rules);
@@ -1487,7 +1492,7 @@ static void usage(FILE *to)
 {
 	fprintf(to,
 		"usage: xdp_filter load -d DEV [-d DEV...] [-p allow|deny] [-m native|skb]\n"
-		"                       [-i ADDRESS]... [-n RULES] [-t SECONDS] [-s] [-f SECONDS] [-e]\n"
+		"                       [-i ADDRESS]... [-r] [-n RULES] [-t SECONDS] [-s] [-f SECONDS] [-e]\n"
 		"       xdp_filter add|remove < RULES\n"
 		"       xdp_filter list|stats|unload\n"
 		"Drop the packets that a rule covers, or all others; count what became of them.\n"
@@ -1495,6 +1500,7 @@ static void usage(FILE *to)
 		"  -p POLICY   allow: drop what a rule covers; deny: drop all else (allow)\n"
 		"  -m MODE     native or skb (generic); native where it can be had, else skb\n"
 		"  -i ADDRESS  a source that a rule covers from the beginning, ADDRESS[/LENGTH]\n"
+		"  -r          read rules from standard input too, up to an empty line\n"
 		"  -n RULES    how many rules there can be (16384)\n"
 		"  -t SECONDS  print each CPU's drops after every so many seconds\n"
 		"  -s          stay: end at once, and leave the filter in place until unload\n"
@@ -1550,9 +1556,10 @@ static void parse_source(struct options *options, const char *address)
 static struct options parse_load(int argc, char **argv)
 {
 	struct options options = { .most = DEFAULT_RULES };
+	bool reads_rules = false;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "d:p:m:i:n:t:sf:eh")) != -1) {
+	while ((opt = getopt(argc, argv, "d:p:m:i:rn:t:sf:eh")) != -1) {
 		switch (opt) {
 		case 'd':
 			parse_dev(&options, optarg);
@@ -1569,6 +1576,9 @@ static struct options parse_load(int argc, char **argv)
 			break;
 		case 'i':
 			parse_source(&options, optarg);
+			break;
+		case 'r':
+			reads_rules = true;
 			break;
 		case 'n':
 			options.most = parse_number("no number of rules", optarg, 1, MOST_RULES);
@@ -1597,6 +1607,8 @@ static struct options parse_load(int argc, char **argv)
 		bad_input("one argument too many", argv[optind]);
 	if (!options.devices)
 		fail(BAD_INPUT, "no interface is named: -d DEV");
+	if (reads_rules)
+		read_rules(stdin, &options.rules, true);
 	return options;
 }
 
