@@ -31,10 +31,10 @@ from xdplab.build import Build
 from xdplab.counters import Reading
 from xdplab.model import Action, Policy, Rule, Rules, Side, Verdict, xdp_filter, xdp_ip_filter
 from xdplab.process import Shell
-from xdplab.runner import Job, started
+from xdplab.runner import Job, Run, started
 from xdplab.testbed import prog_run
 from xdplab.testbed.local import LocalBench
-from xdplab.testbed.vm import Vm
+from xdplab.testbed.vm import GuestBench, Vm
 from xdplab.workspace import Workspace
 
 pytestmark = [pytest.mark.root, pytest.mark.tree]
@@ -48,6 +48,7 @@ MOST_RULES = (3, 8, 40, 300)  # each kind of place that the filter keeps rules i
 ADDRESS = IPv4Address("192.168.1.78")
 
 Frames = Sequence[bytes]
+Verdicts = Callable[[int, Frames], list[int]]  # given a program's id
 
 # hypothesis makes a frame that fails as simple as it can
 few_frames = st.lists(st.randoms(use_true_random=False).map(chance.frame), max_size=30)
@@ -69,7 +70,7 @@ class Filter:
     """xdp_filter's program somewhere: how it is run, and how frames are run through it."""
 
     run: Callable[..., str]  # given arguments and `text` for its standard input
-    verdicts: Callable[[int, Frames], list[int]]  # given the program's id
+    verdicts: Verdicts
 
     @contextlib.contextmanager
     def loaded(self, policy: Policy, rules: Sequence[Rule]) -> Iterator[int]:
@@ -164,32 +165,43 @@ def filter_here(builds: dict[str, Build], workspace: Workspace) -> Iterator[Filt
         yield Filter(run, bench.test_run)
 
 
+@dataclass(slots=True)
+class Tutorial:
+    """The tutorial's filter at work, and how many frames it must have dropped so far."""
+
+    run: Run
+    verdicts: Verdicts
+    dropped: int = 0
+
+    def agrees(self, frames: Frames) -> None:
+        verdicts = [xdp_ip_filter(frame, ADDRESS) for frame in frames]
+        self.dropped += verdicts.count(Action.DROP)
+        same(frames, self.verdicts(self.run.program.program, frames), verdicts, str(ADDRESS))
+
+    def has_counted(self) -> bool:
+        """Whether it says so, sooner or later."""
+        readings = (one for one in self.run.output(60) if isinstance(one, Reading))
+        return self.dropped > 0 and any(reading.total == self.dropped for reading in readings)
+
+
+JOB = Job(str(ADDRESS), interval=0.1, rounds=0)
+
+
 def test_the_tutorials_filter_agrees(builds: dict[str, Build], workspace: Workspace) -> None:
-    job, frames = Job(str(ADDRESS), interval=0.1, rounds=0), chance.frames(by_seed())
-    dropped = 0
+    frames = chance.frames(by_seed())
     with (
         testbed.named("netns", workspace).open(Shell(), packets=False) as bench,
-        started(builds["xdp_ip_filter"], job, bench, workspace.new_run()) as run,
+        started(builds["xdp_ip_filter"], JOB, bench, workspace.new_run()) as run,
     ):
-
-        def holds(tried: Frames) -> None:
-            nonlocal dropped
-            verdicts = [xdp_ip_filter(frame, ADDRESS) for frame in tried]
-            dropped += verdicts.count(Action.DROP)
-            same(tried, bench.test_run(run.program.program, tried), verdicts, "")
-
-        simplified(given(few_frames)(holds))()
+        tutorial = Tutorial(run, bench.test_run)
+        simplified(given(few_frames)(tutorial.agrees))()
         for _ in range(SETS):
-            holds(list(islice(frames, EACH)))
-        assert dropped > SETS * EACH / 200
-        readings = (one for one in run.output(60) if isinstance(one, Reading))
-        assert any(reading.total == dropped for reading in readings)
+            tutorial.agrees(list(islice(frames, EACH)))
+        assert tutorial.has_counted()
 
 
 @pytest.mark.parametrize("policy", Policy)
-def test_a_frame_that_disagrees_is_found_and_made_simple(
-    policy: Policy, filter_here: Filter
-) -> None:
+def test_the_filter_agrees_on_any_frames(policy: Policy, filter_here: Filter) -> None:
     rules = chance.rules(by_seed(), 40)
     model = Rules(rules)
     with filter_here.loaded(policy, rules) as program:
@@ -215,35 +227,27 @@ def test_the_filter_agrees_under_any_rules(filter_here: Filter) -> None:
 # ---- on others
 
 
-@pytest.mark.image
-@pytest.mark.skipif(not FRAMES, reason="a long run: XDPLAB_FRAMES=5000000")
-@pytest.mark.parametrize("release", ["5.10-cloud", "7.2-cloud"])
-def test_the_filter_agrees_in_a_guest(
-    release: str, builds: dict[str, Build], workspace: Workspace, tmp_path: Path,
-    bootable: Callable[[str], Kernel],
-) -> None:  # fmt: skip
-    random = by_seed()
-    frames = chance.frames(random)
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A guest with a sample, and frames beside it in files: a terminal is slow."""
+
+    bench: GuestBench
+    sets: Sequence[Frames]
+
+    def verdicts(self, program: int, frames: Frames) -> list[int]:
+        """What comes of one of the sets."""
+        tool = shlex.join(prog_run.command(initramfs.TEST_RUN, program))
+        file = initramfs.SAMPLE / str(self.sets.index(frames))
+        return [int(digit) for digit in self.bench.guest.tell(f"{tool} < {file} | tr -d '\\n'")]
+
+
+@contextlib.contextmanager
+def trial(build: Build, kernel: Kernel, workspace: Workspace, directory: Path) -> Iterator[Trial]:
+    frames = chance.frames(by_seed())
     sets = [list(islice(frames, GUEST_EACH)) for _ in range(GUEST_SETS)]
-    build = packed(builds["xdp_filter"], sets, tmp_path / "packed")
-    vm = Vm(bootable(release), build, "lo", tmp_path, workspace)
+    vm = Vm(kernel, packed(build, sets, directory / "packed"), "lo", directory, workspace)
     with vm.open(Shell(), packets=False) as bench:
-        bench.guest.tell("mount -t bpf bpf /sys/fs/bpf")
-
-        def run(*arguments: str, text: str = "") -> str:
-            command = shlex.join([str(initramfs.SAMPLE / build.name), *arguments])
-            given = shlex.join(["printf", r"%s\n", *text.splitlines()])  # a command is one line
-            return bench.guest.tell(f"{given} | {command}")
-
-        def verdicts(program: int, tried: Frames) -> list[int]:
-            tool = shlex.join(prog_run.command(initramfs.TEST_RUN, program))
-            file = initramfs.SAMPLE / str(sets.index(list(tried)))
-            return [int(digit) for digit in bench.guest.tell(f"{tool} < {file} | tr -d '\\n'")]
-
-        for tried in sets:
-            rules = chance.rules(random, random.choice(MOST_RULES))
-            for policy in Policy:
-                agrees(Filter(run, verdicts), policy, rules, tried)
+        yield Trial(bench, sets)
 
 
 def packed(build: Build, sets: Sequence[Frames], directory: Path) -> Build:
@@ -253,3 +257,44 @@ def packed(build: Build, sets: Sequence[Frames], directory: Path) -> Build:
         (directory / str(number)).write_text("\n".join(prog_run.request(tried)) + "\n")
     files = [*build.facts["files"], *map(str, range(len(sets)))]
     return dataclasses.replace(build, directory=directory, facts={**build.facts, "files": files})
+
+
+@pytest.fixture(params=["5.10-cloud", "7.2-cloud"])
+def kernel(request: pytest.FixtureRequest, bootable: Callable[[str], Kernel]) -> Kernel:
+    if not FRAMES:
+        pytest.skip("a long run: XDPLAB_FRAMES=5000000")
+    return bootable(request.param)
+
+
+@pytest.mark.image
+def test_the_tutorials_filter_agrees_in_a_guest(
+    kernel: Kernel, builds: dict[str, Build], workspace: Workspace, tmp_path: Path
+) -> None:
+    build = builds["xdp_ip_filter"]
+    with (
+        trial(build, kernel, workspace, tmp_path) as it,
+        started(build, JOB, it.bench, workspace.new_run()) as run,
+    ):
+        tutorial = Tutorial(run, it.verdicts)
+        for tried in it.sets:
+            tutorial.agrees(tried)
+        assert tutorial.has_counted()
+
+
+@pytest.mark.image
+def test_the_filter_agrees_in_a_guest(
+    kernel: Kernel, builds: dict[str, Build], workspace: Workspace, tmp_path: Path
+) -> None:
+    build, random = builds["xdp_filter"], by_seed()
+    with trial(build, kernel, workspace, tmp_path) as it:
+        it.bench.guest.tell("mount -t bpf bpf /sys/fs/bpf")
+
+        def run(*arguments: str, text: str = "") -> str:
+            command = shlex.join([str(initramfs.SAMPLE / build.name), *arguments])
+            given = shlex.join(["printf", r"%s\n", *text.splitlines()])  # a command is one line
+            return it.bench.guest.tell(f"{given} | {command}")
+
+        for tried in it.sets:
+            rules = chance.rules(random, random.choice(MOST_RULES))
+            for policy in Policy:
+                agrees(Filter(run, it.verdicts), policy, rules, tried)
