@@ -11,7 +11,6 @@ from xdplab.model import (
     Rule,
     Rules,
     Side,
-    covers,
     xdp_filter,
     xdp_ip_filter,
 )
@@ -214,14 +213,6 @@ def test_discovery_is_not_found_where_the_frame_ends_or_in_a_later_fragment() ->
     assert denied(bytes(later)) is DROP
     later[14 + 40 + 3] = 7  # no offset: reserved bits and "more follow"
     assert denied(bytes(later)) is PASS
-
-
-def test_covers_says_whether_two_addresses_are_cut_off() -> None:
-    some = rules("src 10.0.0.0/8", "dst fe80::/64")
-    assert covers(some, A, B)
-    assert not covers(some, B, A)
-    assert covers(some, A6, B6)
-    assert not covers([], A, B)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ _TAGS, _MOST_TAGS = (b"\x81\x00", b"\x88\xa8"), 2  # 802.1Q, 802.1ad
 _ARP_OF_IPV4 = _IPV4 + b"\x06\x04"  # and the sizes of an Ethernet and an IPv4 address
 
 _FRAGMENT, _AUTHENTICATION, _ICMPV6 = 44, 51, 58  # protocol numbers, as IANA has them
-_OPTIONS = (0, 43, 60)  # hop by hop, routing, destination
+_EXTENSIONS = (0, 43, _FRAGMENT, _AUTHENTICATION, 60)  # 0, 43, 60: hops', routing, destination
 _MOST_EXTENSIONS = 6
 _NEIGHBOUR_DISCOVERY = range(133, 138)  # RFC 4861: solicitations, advertisements, redirect
 _SOLICITATION, _ADVERTISEMENT = 135, 136  # of neighbours: an address follows the header
@@ -89,10 +89,8 @@ class Rules:
         Of those that match the source the longest prefix, or else of those that match
         the destination.
         """
-        found = self._of_source.longest(source) if source else None
-        if found is None and destination:
-            found = self._of_destination.longest(destination)
-        return found
+        found = self._of_source.longest(source)
+        return found if found is not None else self._of_destination.longest(destination)
 
 
 class _Prefixes:
@@ -106,7 +104,9 @@ class _Prefixes:
         bits = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
         self._rules.setdefault((network.version, network.prefixlen), {})[bits] = rule
 
-    def longest(self, address: Address) -> Rule | None:
+    def longest(self, address: Address | None) -> Rule | None:
+        if address is None:
+            return None
         version, bits, width = address.version, int(address), address.max_prefixlen
         found = [
             (length, rules[bits >> (width - length)])
@@ -114,11 +114,6 @@ class _Prefixes:
             if of == version and bits >> (width - length) in rules
         ]
         return max(found, key=lambda one: one[0])[1] if found else None
-
-
-def covers(rules: Iterable[Rule], source: Address, destination: Address) -> bool:
-    """Whether any of some rules covers packets from one address to another."""
-    return Rules(rules).covering(source, destination) is not None
 
 
 def xdp_filter(frame: bytes, policy: Policy, rules: Rules) -> Verdict:
@@ -131,15 +126,12 @@ def xdp_filter(frame: bytes, policy: Policy, rules: Rules) -> Verdict:
     """
     kind, packet = _beyond_tags(frame)
     discovery = _discovery(packet) if kind == _IPV6 else b""
-    ends = [_addresses(kind, packet), _target(discovery)]
-    covering = (rules.covering(*both) for both in ends)
-    rule = next((one for one in covering if one), None)
+    rule = rules.covering(*_addresses(kind, packet)) or rules.covering(*_target(discovery))
     if policy is Policy.ALLOW:
         passes = rule is None
     else:
-        arp_needed = kind == _ARP and 4 in rules.versions
-        discovery_needed = discovery != b"" and 6 in rules.versions
-        passes = rule is not None or arp_needed or discovery_needed
+        finds = 4 if kind == _ARP else 6 if discovery else None  # neighbours of that version
+        passes = rule is not None or finds in rules.versions
     return Verdict(Action.PASS if passes else Action.DROP, rule)
 
 
@@ -194,7 +186,7 @@ def _discovery(packet: bytes) -> bytes:
         return b""
     kind, rest = packet[6], packet[40:]
     for _ in range(_MOST_EXTENSIONS):
-        if kind not in (*_OPTIONS, _FRAGMENT, _AUTHENTICATION) or len(rest) < 8:
+        if kind not in _EXTENSIONS or len(rest) < 8:
             break
         if kind == _FRAGMENT:
             size = 8
