@@ -139,8 +139,11 @@ static inline int watch_over(void)
 	}
 }
 
-/* link the xdp program to the interface; somebody else's is never replaced */
-static inline int attach(int prog_fd, const char *dev)
+/*
+ * Link the xdp program to the interface, and leave it to the caller that it goes away;
+ * somebody else's is never replaced.
+ */
+static inline int attach_unwatched(int prog_fd, const char *dev)
 {
 	struct bpf_prog_info info = {};
 	__u32 size = sizeof(info);
@@ -170,6 +173,14 @@ static inline int attach(int prog_fd, const char *dev)
 	for (i = 0; i < sizeof(info.tag); i++)
 		fprintf(stderr, "%02x", info.tag[i]);
 	fprintf(stderr, "\n");
+	return 0;
+}
+
+/* link the xdp program to the interface, until this process ends */
+static inline int attach(int prog_fd, const char *dev)
+{
+	if (attach_unwatched(prog_fd, dev))
+		return -1;
 	if (link_fd < 0 && watch_over())
 		perror("no watchdog: kill -9 would leave the program attached");
 	return 0;

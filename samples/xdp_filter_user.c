@@ -9,27 +9,18 @@
  */
 #define _GNU_SOURCE /* pipe2() */
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <linux/bpf.h>
 #include <net/if.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
-#include <time.h>
 
-#include "bpf_util.h"
-#include "xdp_compat.h"
+#include "xdp_attach.h"
 #include "xdp_filter.h"
 
 #define BPFFS "/sys/fs/bpf"
@@ -833,26 +824,14 @@ static void take(const struct filter *filter, struct rules *rules)
 	sweep(filter);
 }
 
-/* signals wait until whatever is being done is done as a whole */
-static sigset_t hold_signals(void)
-{
-	sigset_t held, before;
-
-	sigemptyset(&held);
-	sigaddset(&held, SIGINT);
-	sigaddset(&held, SIGTERM);
-	sigaddset(&held, SIGHUP);
-	sigprocmask(SIG_BLOCK, &held, &before);
-	return before;
-}
-
 static int change(void (*how)(const struct filter *, struct rules *))
 {
 	struct rules rules = {};
 	struct filter filter;
+	sigset_t unblocked;
 
 	read_rules(stdin, &rules, false);
-	hold_signals();
+	catch_signals(&unblocked); /* what is begun is done as a whole */
 	open_filter(&filter);
 	how(&filter, &rules);
 	return 0;
@@ -924,11 +903,6 @@ static __u64 this_net(void)
 	return stat("/proc/self/ns/net", &net) ? 0 : net.st_ino;
 }
 
-static const char *mode_name(__u32 flags)
-{
-	return flags == XDP_FLAGS_SKB_MODE ? "skb" : "native";
-}
-
 static int stats(void)
 {
 	const struct owner *owner;
@@ -945,8 +919,9 @@ static int stats(void)
 	for (i = 0; i < owner->devices; i++) {
 		const struct device *device = &owner->device[i];
 
+		xdp_flags = device->flags; /* of mode_name() */
 		if (owner->net != this_net() || if_nametoindex(device->name) == device->ifindex)
-			printf("dev %s mode %s prog %u\n", device->name, mode_name(device->flags),
+			printf("dev %s mode %s prog %u\n", device->name, mode_name(),
 			       owner->program);
 	}
 	for (i = 0; i < filter.table[COUNTERS].entries / filter.config->slots; i++)
@@ -993,13 +968,15 @@ static void link_path(char *path, size_t size, const struct device *device)
 	snprintf(path, size, HOME "/link_%u", device->ifindex);
 }
 
-/* detach: only our own program, whatever happened meanwhile; says what can't be undone */
-static bool detach(const struct owner *owner, const struct device *device)
+/* only our own program, whatever happened meanwhile; false, with words, if it can't be */
+static bool detach_from(const struct owner *owner, const struct device *device)
 {
+	static const __u32 either[] = { XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE };
 	struct {
 		__u32 fd;
 	} attr;
 	char path[128];
+	unsigned int i;
 	int fd;
 
 	if (device->has_link) {
@@ -1017,8 +994,12 @@ static bool detach(const struct owner *owner, const struct device *device)
 		fprintf(stderr, "%s is in another network namespace: unload there\n", device->name);
 		return false;
 	}
-	if (xdp_netlink_id(device->ifindex, device->flags, owner->program) == owner->program)
-		xdp_netlink_set(device->ifindex, -1, device->flags);
+	for (i = 0; i < ARRAY_SIZE(either); i++) { /* one killed in between had told no mode yet */
+		__u32 unknown = either[i] == device->flags ? owner->program : 0;
+
+		if (xdp_netlink_id(device->ifindex, either[i], unknown) == owner->program)
+			xdp_netlink_set(device->ifindex, -1, either[i]);
+	}
 	return true;
 }
 
@@ -1029,7 +1010,7 @@ static bool clear_home(const struct owner *owner)
 	__u32 i, map;
 
 	for (i = 0; i < owner->devices; i++)
-		if (!detach(owner, &owner->device[i]))
+		if (!detach_from(owner, &owner->device[i]))
 			return false;
 	for (map = 0; map < MAPS; map++) {
 		pin_path(path, sizeof(path), names[map]);
@@ -1079,9 +1060,10 @@ static int unload(void)
 {
 	struct filter filter;
 	struct owner owner;
+	sigset_t unblocked;
 	int tries;
 
-	hold_signals();
+	catch_signals(&unblocked);
 	if (!open_lock(&filter))
 		fail(FAILED, "nothing is loaded: there is no %s", HOME);
 	owner = read_owner();
@@ -1111,35 +1093,7 @@ struct options {
 	struct rules rules; /* that are there from the beginning */
 };
 
-static int watchdog_fd = -1; /* tells our watchdog how we ended */
-static int link_fd[MOST_DEVICES];
-static volatile sig_atomic_t stop;
-
-static void int_exit(int sig)
-{
-	stop = sig;
-}
-
-/* sleep, or less if we are to stop; with @watch_stdin that is also when it ends */
-static void wait_for(double seconds, bool watch_stdin, const sigset_t *unblocked)
-{
-	struct timespec now, begin;
-	double left = seconds;
-
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	while (!stop && left > 0) {
-		struct pollfd in = { .fd = watch_stdin ? STDIN_FILENO : -1, .events = POLLIN };
-		struct timespec timeout = { (time_t)left, (left - (time_t)left) * 1e9 };
-		char ignored[64];
-
-		if (ppoll(&in, 1, &timeout, unblocked) > 0 &&
-		    read(STDIN_FILENO, ignored, sizeof(ignored)) <= 0)
-			stop = SIGTERM;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		left = seconds - (now.tv_sec - begin.tv_sec) -
-		       (now.tv_nsec - begin.tv_nsec) / 1e9;
-	}
-}
+static int link_fds[MOST_DEVICES];
 
 enum { UNDONE = 'u', STAYS = 's' };
 
@@ -1148,8 +1102,8 @@ enum { UNDONE = 'u', STAYS = 's' };
  * undoes what we have loaded if we go without a word, or, if it is to stay for a time,
  * when that is over.  Returns its id.
  */
-static pid_t watch_over(const struct filter *filter, const struct options *options,
-			const sigset_t *unblocked)
+static pid_t watch_filter(const struct filter *filter, const struct options *options,
+			  const sigset_t *unblocked)
 {
 	pid_t holder = getpid(), child;
 	__u64 started = start_of(holder);
@@ -1174,7 +1128,7 @@ static pid_t watch_over(const struct filter *filter, const struct options *optio
 		dup2(nothing, STDERR_FILENO);
 		holder = getpid();
 		started = start_of(holder);
-		wait_for(options->seconds, false, unblocked);
+		wait_round(options->seconds, false, unblocked);
 		word = 0;
 	}
 	_exit(word || undo_of(holder, started) ? 0 : FAILED);
@@ -1309,63 +1263,30 @@ static void pin_maps(const struct filter *filter)
 	}
 }
 
-/* no other way to attach, and no other mode, would help */
-static bool is_final(int err)
-{
-	return err == -EBUSY || err == -EEXIST || err == -EPERM;
-}
-
-/* in one mode: a bpf_link, or netlink where the kernel is older than v5.9 */
-static int attach_mode(const struct filter *filter, __u32 i, int prog_fd, __u32 mode)
-{
-	struct owner *owner = element(&filter->table[OWNER], 0);
-	struct device *device = &owner->device[i];
-	int err;
-
-	device->flags = mode;
-	store(&filter->table[OWNER], 0); /* before: the watchdog must know what to take off */
-	err = link_fd[i] = xdp_link_create(device->ifindex, prog_fd, mode);
-	if (err < 0 && !is_final(err))
-		err = xdp_netlink_set(device->ifindex, prog_fd, mode | XDP_FLAGS_UPDATE_IF_NOEXIST);
-	return err < 0 ? err : 0;
-}
-
-static void attach(const struct filter *filter, const struct options *options, int prog_fd)
+static void attach_all(const struct filter *filter, const struct options *options, int prog_fd)
 {
 	struct owner *owner = element(&filter->table[OWNER], 0);
 	struct bpf_prog_info info = {};
-	__u32 size = sizeof(info), i, j;
+	__u32 size = sizeof(info), i;
 
 	if (bpf_obj_get_info_by_fd(prog_fd, &info, &size))
 		fail(FAILED, "can't ask the kernel about the program: %s", strerror(errno));
 	owner->program = info.id;
 	for (i = 0; i < options->devices; i++) {
 		struct device *device = &owner->device[i];
-		int err;
 
+		ifindex = device->ifindex = if_nametoindex(options->dev[i]);
 		snprintf(device->name, sizeof(device->name), "%s", options->dev[i]);
-		device->ifindex = if_nametoindex(options->dev[i]);
 		owner->devices = i + 1;
-		err = attach_mode(filter, i, prog_fd,
-				  options->flags ? options->flags : XDP_FLAGS_DRV_MODE);
-		if (err && !options->flags && !is_final(err)) {
-			fprintf(stderr, "no native XDP on %s (%s): generic instead\n", device->name,
-				strerror(-err));
-			err = attach_mode(filter, i, prog_fd, XDP_FLAGS_SKB_MODE);
+		store(&filter->table[OWNER], 0); /* before: the watchdog must know what to undo */
+		xdp_flags = options->flags;
+		if (attach_unwatched(prog_fd, device->name)) {
+			owner->devices = i; /* what is there is somebody else's */
+			exit(FAILED);
 		}
-		if (err) {
-			owner->devices = i;
-			store(&filter->table[OWNER], 0);
-			fail(FAILED, "link set xdp fd failed on %s: %s", device->name,
-			     err == -EBUSY || err == -EEXIST ? "an XDP program is there already" :
-							       strerror(-err));
-		}
-		fprintf(stderr, "attached: dev %s ifindex %u mode %s link %s prog %u tag ",
-			device->name, device->ifindex, mode_name(device->flags),
-			link_fd[i] < 0 ? "netlink" : "bpf_link", info.id);
-		for (j = 0; j < sizeof(info.tag); j++)
-			fprintf(stderr, "%02x", info.tag[j]);
-		fprintf(stderr, "\n");
+		link_fds[i] = link_fd;
+		device->flags = xdp_flags;
+		store(&filter->table[OWNER], 0);
 	}
 }
 
@@ -1377,10 +1298,10 @@ static void pin_links(const struct filter *filter)
 	__u32 i;
 
 	for (i = 0; i < owner->devices; i++) {
-		if (link_fd[i] < 0)
+		if (link_fds[i] < 0)
 			continue;
 		link_path(path, sizeof(path), &owner->device[i]);
-		if (bpf_obj_pin(link_fd[i], path))
+		if (bpf_obj_pin(link_fds[i], path))
 			fail(FAILED, "can't pin %s: %s", path, strerror(errno));
 		owner->device[i].has_link = 1;
 		store(&filter->table[OWNER], 0);
@@ -1418,7 +1339,7 @@ static void stay_on(const struct filter *filter, const struct options *options,
 			print_round(filter, round);
 		if (ferror(stdout)) /* nobody reads any more */
 			break;
-		wait_for(step, options->watch_stdin, unblocked);
+		wait_round(step, options->watch_stdin, unblocked);
 	}
 }
 
@@ -1433,8 +1354,8 @@ static void end_loaded(void)
 	if (watchdog_fd < 0)
 		return;
 	for (i = 0; i < MOST_DEVICES; i++)
-		if (link_fd[i] >= 0)
-			close(link_fd[i]);
+		if (link_fds[i] >= 0)
+			close(link_fds[i]);
 	flock(loaded.lock, LOCK_EX);
 	if (is_current(&loaded))
 		undo(loaded.table[OWNER].memory ? element(&loaded.table[OWNER], 0) : &nobody);
@@ -1443,24 +1364,20 @@ static void end_loaded(void)
 
 static int load(struct options *options)
 {
-	struct sigaction action = { .sa_handler = int_exit };
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
-	sigset_t unblocked = hold_signals();
 	struct filter *filter = &loaded;
+	sigset_t unblocked;
 	struct owner *owner;
 	pid_t watchdog;
 	int prog_fd;
 
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGHUP, &action, NULL);
-	signal(SIGPIPE, SIG_IGN);
+	catch_signals(&unblocked);
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	memset(link_fd, -1, sizeof(link_fd));
+	memset(link_fds, -1, sizeof(link_fds));
 	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* for kernels before v5.11 */
 
 	make_home(filter);
-	watchdog = watch_over(filter, options, &unblocked);
+	watchdog = watch_filter(filter, options, &unblocked);
 	atexit(end_loaded);
 	make_maps(filter, options);
 	owner = element(&filter->table[OWNER], 0);
@@ -1471,7 +1388,7 @@ static int load(struct options *options)
 	pin_maps(filter);
 	prog_fd = load_program(filter);
 	add(filter, &options->rules);
-	attach(filter, options, prog_fd);
+	attach_all(filter, options, prog_fd);
 	if (options->stays) {
 		owner->holder = options->seconds ? watchdog : 0;
 		owner->started = options->seconds ? start_of(watchdog) : 0;
@@ -1501,7 +1418,7 @@ static void usage(FILE *to)
 		"  -m MODE     native or skb (generic); native where it can be had, else skb\n"
 		"  -i ADDRESS  a source that a rule covers from the beginning, ADDRESS[/LENGTH]\n"
 		"  -r          read rules from standard input too, up to an empty line\n"
-		"  -n RULES    how many rules there can be (16384)\n"
+		"  -n RULES    how many rules there can be, 0 for the usual number (16384)\n"
 		"  -t SECONDS  print each CPU's drops after every so many seconds\n"
 		"  -s          stay: end at once, and leave the filter in place until unload\n"
 		"  -f SECONDS  undo it all after so many seconds, with -s too\n"
@@ -1511,17 +1428,12 @@ static void usage(FILE *to)
 		"can't be added or removed, none is.\n");
 }
 
-static void bad_input(const char *what, const char *given)
+/* a number that isn't 0 */
+static double parse_some(const char *what, const char *given, double most)
 {
-	fail(BAD_INPUT, "%s: '%s'; -h tells what is expected", what, given);
-}
+	double number = parse_number(what, given, most);
 
-static double parse_number(const char *what, const char *given, double least, double most)
-{
-	char *end;
-	double number = strtod(given, &end);
-
-	if (end == given || *end || !(number >= least && number <= most))
+	if (!number)
 		bad_input(what, given);
 	return number;
 }
@@ -1570,9 +1482,7 @@ static struct options parse_load(int argc, char **argv)
 			options.denies = !strcmp(optarg, "deny");
 			break;
 		case 'm':
-			if (strcmp(optarg, "native") && strcmp(optarg, "skb"))
-				bad_input("no such XDP mode", optarg);
-			options.flags = *optarg == 's' ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE;
+			options.flags = parse_mode(optarg);
 			break;
 		case 'i':
 			parse_source(&options, optarg);
@@ -1581,16 +1491,18 @@ static struct options parse_load(int argc, char **argv)
 			reads_rules = true;
 			break;
 		case 'n':
-			options.most = parse_number("no number of rules", optarg, 1, MOST_RULES);
+			options.most = parse_number("no number of rules", optarg, MOST_RULES);
+			if (!options.most)
+				options.most = DEFAULT_RULES;
 			break;
 		case 't':
-			options.interval = parse_number("no number of seconds", optarg, 1e-3, 1e6);
+			options.interval = parse_some("no number of seconds", optarg, 1e6);
 			break;
 		case 's':
 			options.stays = true;
 			break;
 		case 'f':
-			options.seconds = parse_number("no number of seconds", optarg, 1e-3, 1e9);
+			options.seconds = parse_some("no number of seconds", optarg, 1e9);
 			break;
 		case 'e':
 			options.watch_stdin = true;
