@@ -72,6 +72,8 @@ def complete(invoke: Invoke) -> Callable[[str], list[str]]:
         ("invoke matrix --modes ", ["generic", "native"]),
         ("invoke matrix --modes generic,", ["generic,native"]),
         ("invoke build --sample xdp_ip", ["xdp_ip_filter"]),
+        ("invoke new ", []),
+        ("invoke new mine --kind=r", ["redirect"]),
         ("invoke setup --source d", ["distro"]),
         ("invoke setup --kernel 5.1", ["5.10", "5.11", "5.12", "5.15", "5.17", "5.19"]),
         ("invoke completion ", ["bash", "zsh", "fish"]),

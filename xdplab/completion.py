@@ -20,6 +20,7 @@ from xdplab.cell import MODES as MATRIX_MODES
 from xdplab.language import LANGUAGES
 from xdplab.runner import MODES
 from xdplab.sample import KERN
+from xdplab.skeleton import Kind
 from xdplab.sources.distro import is_cloud
 from xdplab.survey import recorded
 from xdplab.testbed import NAMES
@@ -239,8 +240,9 @@ def _plain(words: Iterable[str]) -> list[Candidate]:
 
 
 # By an option's name.  One that isn't here takes a path, or what only its user knows.
-def _exercises(_: Asked) -> list[Candidate]:
-    return [Candidate(one.name, one.title) for one in exercises.every(LANGUAGES[0])]
+def _exercises(asked: Asked) -> list[Candidate]:
+    known = exercises.every(LANGUAGES[0]) if asked.command.name == "exercise" else []
+    return [Candidate(one.name, one.title) for one in known]  # of a new pair the user knows it
 
 
 def _runs(asked: Asked) -> list[Candidate]:
@@ -258,6 +260,7 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "help": _commands,
     "kernel": _trees,
     "kernels": _trees_or_kernels,
+    "kind": _of(*Kind),
     "lang": _of(*LANGUAGES),
     "mode": _of(*MODES),
     "modes": _of(*MATRIX_MODES),

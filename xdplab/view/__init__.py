@@ -175,7 +175,7 @@ class View:
     def commands(self, written: Path | None, tree: Tree) -> None:
         """Where an editor finds how the pair is compiled; a dry run wrote nothing."""
         if written:
-            self.out.print(f"{written}: the pair's two commands, as Linux {tree.version} has them")
+            self.out.print(f"{written}: the pair's commands, as Linux {tree.version} has them")
             self.say(
                 "an editor with clangd takes them from there; one that is open, once restarted"
             )
