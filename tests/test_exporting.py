@@ -129,7 +129,7 @@ def test_a_port_serves_the_counters_and_ends_with_the_run(lab: Invoke) -> None:
     assert len(kept) == len(outcome.out.splitlines()) - 1
     assert kept[-1]["total"] == COUNT
     drawn = lab("plot")
-    assert f"{COUNT} packets dropped" in drawn.out
+    assert f"{COUNT} packets counted" in drawn.out
     assert "lo, skb mode, drops 192.168.1.78, on netns" in drawn.out
     assert lab("plot", "--run", newest.parent.name).out == drawn.out
 

@@ -149,7 +149,7 @@ def test_a_file_of_a_run_is_drawn_and_told_in_words(invoke: Invoke, tmp_path: Pa
         assert outcome.code == 0, outcome.err
         assert "cpu 1" in outcome.out
         assert outcome.out.splitlines()[-1] == summary(ramp())
-    assert summary(ramp()).startswith("6 readings in 10.0 s, 75 packets dropped, at most 13.5 a")
+    assert summary(ramp()).startswith("6 readings in 10.0 s, 75 packets counted, at most 13.5 a")
 
 
 def test_a_png_is_a_picture_with_lines_in_it(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ OTHER = "other"  # drivers: a card's, or of what stands for one
 class Hint:
     """Something that keeps packets from a program, or from being seen, and where it holds.
 
-    A condition that is None holds everywhere.  The text may have {dev}, {ip} and {release}.
+    A condition that is None holds everywhere.  The text may have {dev}, {ip}, {release}, and
+    {source}: the option of invoke send that names the address.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Hint:
     places: tuple[str, ...] | None = None  # testbeds
     modes: tuple[str, ...] | None = None
     kernels: tuple[Range, ...] | None = None
+    address: bool = False  # whether it is for filters of an address only
 
     def fits(self, place: Place, mode: str) -> bool:
         """Whether it holds there; of a kernel that says no version nothing is known."""
@@ -62,7 +64,7 @@ HINTS = (
     ),
     Hint(
         "the filter looks at untagged IPv4 alone: it lets frames with a VLAN tag pass",
-        drivers=(OTHER,),
+        drivers=(OTHER,), address=True,
     ),
     # d445516966dc, v4.14, to ad1e03b2b3d4, v5.6: "core: Don't skip generic XDP program
     # execution for cloned SKBs"; in the stable releases v5.5.6, v5.4.22 and v4.19.106
@@ -76,13 +78,13 @@ HINTS = (
             Range.parse("v5.5", "v5.5.6"),
         ),
     ),
-    Hint("to send one: invoke send --ip {ip}", drivers=("loopback",), places=("host",)),
-    Hint("to send one: invoke send --on netns --ip {ip}", places=("netns",)),
-    Hint("to send one: invoke send --on vm --ip {ip}", places=("vm",)),
+    Hint("to send one: invoke send{source}", drivers=("loopback",), places=("host",)),
+    Hint("to send one: invoke send --on netns{source}", places=("netns",)),
+    Hint("to send one: invoke send --on vm{source}", places=("vm",)),
     Hint(
         "to send one, ping from {ip}; to see first that all works: invoke run --on netns, and"
         " in another terminal invoke send --on netns",
-        drivers=("veth", OTHER), places=("host",),
+        drivers=("veth", OTHER), places=("host",), address=True,
     ),
 )  # fmt: skip
 
@@ -97,8 +99,13 @@ def _runs_one_of(kernels: Iterable[Range], release: str) -> bool:
 
 def fitting(run: Run) -> list[str]:
     """What may keep a run from counting anything, and last what command sends a packet."""
-    facts = {"dev": run.program.dev, "ip": run.ip, "release": run.place.release}
-    return [hint.text.format(**facts) for hint in HINTS if hint.fits(run.place, run.program.mode)]
+    source = f" --ip {run.ip}" if run.ip else ""
+    facts = {"dev": run.program.dev, "ip": run.ip, "release": run.place.release, "source": source}
+    return [
+        hint.text.format(**facts)
+        for hint in HINTS
+        if hint.fits(run.place, run.program.mode) and (run.ip or not hint.address)
+    ]
 
 
 def hinted(

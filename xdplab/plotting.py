@@ -11,7 +11,7 @@ from xdplab.formats import load
 from xdplab.workspace import KEPT, RunRecord, Workspace
 
 _MOST = 8  # CPUs that get a line of their own
-_RATE = "packets dropped a second"
+_RATE = "packets counted a second"
 Line = tuple[str, list[float], list[float]]  # its name, seconds since the first reading, rates
 
 
@@ -54,7 +54,7 @@ def summary(readings: Sequence[Reading]) -> str:
     most = max(readings, key=lambda reading: reading.rate or 0.0)
     first, last = readings[0], readings[-1]
     return (
-        f"{len(readings)} readings in {last.at - first.at:.1f} s, {last.total:,} packets dropped,"
+        f"{len(readings)} readings in {last.at - first.at:.1f} s, {last.total:,} packets counted,"
         f" at most {most.rate or 0.0:,.1f} a second, {most.at - first.at:.1f} s from the first"
     )
 

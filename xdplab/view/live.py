@@ -111,7 +111,8 @@ class Picture:
         room = height - len(head) - 4
         if room < 2:
             head, room = [], height - 4
-        rows = _rows(reading, self._present(reading), max(1, room))
+        counted = "dropped" if self._run.ip else "counted"
+        rows = _rows(counted, reading, self._present(reading), max(1, room))
         rates = list(self._rates)[-width:]
         body = [*_aligned(rows, width), sparkline(rates, ramp)]
         return [_cut(line, width) for line in [*head, *body][: max(1, height - 1)]]
@@ -125,7 +126,7 @@ class Picture:
         }
 
 
-def _rows(reading: Reading, counts: Mapping[int, int], room: int) -> list[list[str]]:
+def _rows(counted: str, reading: Reading, counts: Mapping[int, int], room: int) -> list[list[str]]:
     """The table: heads, the sum, a line for a CPU, one for all that have none of their own."""
     shown, rest = folded(counts, room)
     rates = reading.rates
@@ -135,7 +136,7 @@ def _rows(reading: Reading, counts: Mapping[int, int], room: int) -> list[list[s
         return [name, f"{sum(counts[cpu] for cpu in cpus):,}", _rate(rate)]
 
     return [
-        ["", "dropped", "per second"],
+        ["", counted, "per second"],
         ["all", f"{reading.total:,}", _rate(reading.rate)],
         *(row(f"cpu {cpu}", [cpu]) for cpu in shown),
         *([row(f"{len(rest)} more", rest)] if rest else []),
