@@ -74,6 +74,7 @@ def test_nobody_imports_the_commands() -> None:
         ("xdplab.netlink", set()),
         ("xdplab.errors", set()),
         ("xdplab.version", {"xdplab.errors"}),
+        ("xdplab.notation", {"xdplab.errors"}),
         ("xdplab.options", {"xdplab.errors"}),
         ("xdplab.files", {"xdplab.errors"}),
         ("xdplab.process", {"xdplab.errors"}),

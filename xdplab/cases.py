@@ -22,7 +22,7 @@ from xdplab.testbed.local import LocalBench
 from xdplab.testbed.netns import NEAR, arrivals
 
 LEAST = FrameRefused.least
-EVERY = "every"  # length
+EVERY = "every"  # length, as cut has it
 
 _LONGEST = 1514  # bytes that a cable takes: a veth's MTU, and an Ethernet header
 ARRIVED, GONE = "arrived", "did not arrive"  # what can be seen of a verdict on the wire
