@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 
+from xdplab.cases import Cases
 from xdplab.model import (
     Action,
     Address,
@@ -14,6 +15,7 @@ from xdplab.model import (
     xdp_filter,
     xdp_ip_filter,
 )
+from xdplab.workspace import PROJECT
 
 MACS = bytes(12)
 A, B = IPv4Address("10.1.2.3"), IPv4Address("192.0.2.9")
@@ -229,3 +231,14 @@ def test_discovery_is_not_found_where_the_frame_ends_or_in_a_later_fragment() ->
 )
 def test_the_tutorials_filter_looks_at_untagged_sources_only(frame: bytes, action: Action) -> None:
     assert xdp_ip_filter(frame, A) is action
+
+
+def test_the_models_verdicts_are_those_of_the_packet_cases() -> None:
+    file = PROJECT / "xdp_ip_filter_cases.toml"
+    tries = Cases.parse(file.read_text(), file.name, str(A)).tries
+    disagreed = {
+        one.case.name
+        for one in tries
+        if xdp_ip_filter(one.frame, A).name.lower() != one.case.verdict
+    }
+    assert disagreed == set()
