@@ -29,7 +29,7 @@ KNOWN6 = [
 MOST, LEAST = 1518, 14  # bytes of a frame; BPF_PROG_TEST_RUN refuses what has no Ethernet header
 
 _IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
-_EXTENSIONS = (0, 43, 44, 51, 60, 135, 139)  # the last two are none that a filter looks behind
+_EXTENSIONS, _OTHERS = (0, 43, 44, 51, 60), (50, 135, 139)  # what a filter looks behind, or not
 _FRAGMENT, _AUTHENTICATION = 44, 51
 
 
@@ -96,7 +96,8 @@ def _ipv4(random: Random) -> bytes:
 
 
 def _ipv6(random: Random) -> bytes:
-    chain = [random.choice(_EXTENSIONS) for _ in range(random.choice((0, 0, 0, 1, 2, 3, 5, 6, 7)))]
+    length = random.choice((0, 0, 0, 1, 2, 5, 6, 7))
+    chain = [random.choice(_EXTENSIONS * 6 + _OTHERS) for _ in range(length)]
     last = random.choice((58, 58, 58, 17, 6, 59, 50, random.randrange(256)))
     kinds = [*chain, last]
     headers = b"".join(
@@ -113,9 +114,9 @@ def _extension(random: Random, kind: int, following: int) -> bytes:
     """A header of its true length; sometimes it says another, or belongs to a later fragment."""
     eighths = 0 if kind == _FRAGMENT else random.choice((0, 0, 1, 2))
     says = eighths * 2 if kind == _AUTHENTICATION else eighths
-    if random.random() < 0.1:
+    if random.random() < 0.03:
         says = random.choice((0, 1, 7, 255))
-    offset = random.choice((0, 0, 1, 7, 8, 0x100, random.randrange(65536)))
+    offset = random.choice((0, 0, 0, 0, 0, 1, 7, 8, 0x100, random.randrange(65536)))
     head = bytes([following, says]) + offset.to_bytes(2)
     return head + random.randbytes(4 + eighths * 8)
 
