@@ -539,6 +539,66 @@ class NotWritable(InputError):
         )
 
 
+class BadRules(InputError):
+    """Rules of a filter that can't be used: each with its line and the reason."""
+
+    def __init__(self, source: str, faults: Iterable[str]) -> None:
+        all_, shown = list(faults), 8
+        more = [f"and {len(all_) - shown} more"] if len(all_) > shown else []
+        super().__init__(
+            f"{source or 'a rule'} can't be used, and nothing was changed: {all_[0]}",
+            "\n".join(
+                [*all_[1:shown], *more, "a rule is an address or a prefix: 192.0.2.7, 10.0.0.0/8,"
+                 " 2001:db8::/32; in a file one a line, behind src, dst or src,dst if need be"]
+            ),
+        )  # fmt: skip
+
+
+class RuleRefused(InputError):
+    """A rule that is there already is to be added, or one that isn't is to be removed."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"{why}; nothing was changed", "invoke filter.list shows the rules that are there"
+        )
+
+
+class TooManyRules(InputError):
+    """More rules than the filter was made for."""
+
+    def __init__(self, given: int, there: int, most: int) -> None:
+        have = f" and has {there:,}" if there else ""
+        super().__init__(
+            f"{given:,} rules are too many: the filter takes {most:,}{have}",
+            f"load it with room for them: invoke filter.load --max-rules {given + there}",
+        )
+
+
+class NothingLoaded(InputError):
+    """A command for a filter that is loaded finds none."""
+
+    def __init__(self) -> None:
+        super().__init__("no filter is loaded", "load one: invoke filter.load --dev eth0")
+
+
+class AlreadyLoaded(InputError):
+    """A second filter is to be loaded."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"there is a filter already: {said}",
+            "invoke filter.add and filter.remove change it while it runs; invoke filter.unload"
+            " ends it",
+        )
+
+
+class LockedOut(InputError):
+    """A filter would cut those by whom this machine is reached."""
+
+    def __init__(self, cut: Iterable[str], cures: Iterable[str]) -> None:
+        super().__init__(f"this would cut {'; '.join(cut)}", "\n".join(cures))
+
+
 class NotReadings(InputError):
     """A file that should hold a run's readings doesn't."""
 
@@ -725,6 +785,16 @@ class NoTracing(CannotRun):
             "tracefs must be there: sudo mount -t tracefs tracefs /sys/kernel/tracing\n"
             "in a container that needs CAP_SYS_ADMIN; or follow it in a virtual machine:"
             " invoke run --on vm --trace",
+        )
+
+
+class NoBpffs(CannotRun):
+    """The kernel's file system for BPF objects isn't mounted where the filter keeps its maps."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(
+            f"no bpf file system is mounted on {place}: the filter keeps its maps there",
+            f"invoke doctor --fix mounts it, and so does: sudo mount -t bpf bpf {place}",
         )
 
 
