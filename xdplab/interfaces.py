@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import fcntl
 import mmap
-import os
 import platform
 import socket
 import struct
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from xdplab import lifelines
 from xdplab.boot import version_of
 from xdplab.version import KernelVersion
 
@@ -48,7 +48,7 @@ class Interface:
     native: bool | None = None  # whether the driver has it, if the kernel says so
     offload: bool | None = None
     default_route: bool = False
-    session: bool = False  # whether the ssh session that this runs in comes through it
+    session: bool = False  # whether an ssh session comes through it, this one or another's
     peer: Interface | None = None  # a veth's other end, if it is in the same namespace
 
 
@@ -83,7 +83,7 @@ def _read(link: Any) -> Interface:
         native=None if features is None else bool(features & _BASIC),
         offload=None if features is None else bool(features & _OFFLOAD),
         default_route=_carries_default_route(link["index"]),
-        session=_carries_session(link["index"]),
+        session=any(name in line.devs for line in lifelines.sessions()),
     )
 
 
@@ -172,16 +172,6 @@ def _carries_default_route(index: int) -> bool:
             *netlink.get_default_routes(family=socket.AF_INET6),
         ]
     return any(route.get_attr("RTA_OIF") == index for route in routes)
-
-
-def _carries_session(index: int) -> bool:
-    """Whether sshd(8) heard us through it."""
-    from pyroute2 import IPRoute
-
-    server = os.environ.get("SSH_CONNECTION", "").split()[2:3]
-    with IPRoute() as netlink:
-        mine = [one.get_attr("IFA_ADDRESS") for one in netlink.get_addr(index=index)]
-    return any(one in mine for one in server)
 
 
 # ---- which drivers have native XDP

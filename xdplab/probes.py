@@ -377,7 +377,7 @@ def spared(machine: Machine, name: str) -> Found:
     words = [
         word
         for word, holds in (
-            ("this ssh session", it.session),
+            ("an ssh session", it.session),
             ("the default route", it.default_route),
         )
         if holds
