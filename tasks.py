@@ -21,6 +21,7 @@ from xdplab import (
     census,
     eras,
     exporting,
+    filtering,
     language,
     lessons,
     lifecycle,
@@ -38,6 +39,7 @@ from xdplab import editor as editing
 from xdplab import exercises as practice
 from xdplab import explain as explaining
 from xdplab import kernels as stock
+from xdplab import rules as ruling
 from xdplab import setup as obtaining
 from xdplab import survey as surveying
 from xdplab import tutorial as guiding
@@ -78,7 +80,7 @@ def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
                 raise Exit(view.error_text(fault), fault.exit_code) from error
 
         HELPS[body.__name__] = helps
-        return task(wrapped, help=helps)
+        return task(wrapped, name=body.__name__.removeprefix("filter_"), help=helps)
 
     return decorate
 
@@ -577,6 +579,99 @@ def log(lab: Lab, on: str = "host", all_: bool = False, duration: str | None = N
     )
 
 
+RULES = (
+    "addresses and prefixes with commas between; a file of them, one a line; - for standard input"
+)
+RULE_MODE = {"mode": "the side of a packet that rules are for: src, dst, or src,dst for either"}
+FORCE = {"force": "also if it cuts an ssh session or the default gateway"}
+
+
+@step(
+    **TREE,
+    **FORCE,
+    dev="the interface, or several with commas between",
+    policy="allow: drop what a rule covers; deny: drop all else",
+    mode="auto (native where it can be had, else skb), native or skb",
+    rules=f"from the beginning: {RULES}",
+    max_rules="room for so many rules",
+    stay="leave it in place, until invoke filter.unload",
+    for_="undo it by itself after a time: 60s, 5m",
+    interval="seconds between two readings",
+    json="a JSON object a reading, on standard output",
+)
+def filter_load(
+    lab: Lab,
+    dev: str,
+    policy: str = "allow",
+    mode: str = "auto",
+    rules: str | None = None,
+    max_rules: str | None = None,
+    stay: bool = False,
+    for_: str | None = None,
+    interval: str = "2",
+    json: bool = False,
+    force: bool = False,
+    kernel: str | None = None,
+    tree: str | None = None,
+) -> None:
+    """Load the packet filter of samples/xdp_filter, and watch its counters until Ctrl-C."""
+    new = ruling.read(rules, "src")
+    wanted = filtering.Wanted.of(dev, policy, mode, max_rules, for_, new, stay=stay)
+    seconds = filtering.pause(interval)
+    build, record = lab.built(filtering.SAMPLE, kernel, tree), lab.workspace.new_run()
+    with testbed.named("host", lab.workspace).open(lab.shell, packets=False) as bench:
+        filtering.check(wanted, new, bench, force=force, tell=lab.view.say)
+    lab.view.remarks(new.needless())
+    if lab.shell.dry:
+        filtering.show(build, wanted, lab.shell)
+        return
+    with filtering.loaded(build, wanted, new, lab.shell, record) as it:
+        lab.view.filtering(it, seconds, json=json)
+    lab.view.say(filtering.STAYS if stay else filtering.GONE)
+
+
+@step(**RULE_MODE, **FORCE, rules=RULES)
+def filter_add(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> None:
+    """Give the packet filter more rules while it runs: all of them, or none."""
+    new = ruling.read(rules, mode)
+    filtering.Filter.find(lab.workspace, lab.shell).add(new, force=force, tell=lab.view.say)
+    lab.view.remarks(new.needless())
+    lab.view.say(f"added: {len(new):,}")
+
+
+@step(**RULE_MODE, **FORCE, rules=RULES)
+def filter_remove(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> None:
+    """Take rules from the packet filter while it runs: all of them, or none."""
+    old = ruling.read(rules, mode)
+    filtering.Filter.find(lab.workspace, lab.shell).remove(old, force=force, tell=lab.view.say)
+    lab.view.say(f"removed: {len(old):,}")
+
+
+@step(json="a JSON object, on standard output")
+def filter_list(lab: Lab, json: bool = False) -> None:
+    """The packet filter's rules, as a file of rules has them, and what each of them covered."""
+    lab.view.rules(filtering.Filter.find(lab.workspace, lab.shell).counted(), json=json)
+
+
+@step(
+    watch="until the filter ends, or Ctrl-C",
+    interval="seconds between two readings",
+    json="a JSON object a reading, on standard output",
+)
+def filter_stats(lab: Lab, watch: bool = False, interval: str = "2", json: bool = False) -> None:
+    """What the packet filter does, where, and what became of packets."""
+    seconds = filtering.pause(interval)
+    it = filtering.Filter.find(lab.workspace, lab.shell)
+    lab.view.filter(filtering.watch(it, seconds) if watch else [it.stats()], json=json)
+
+
+@step()
+def filter_unload(lab: Lab) -> None:
+    """End the packet filter, whoever loaded it: nothing of it is left."""
+    filtering.Filter.find(lab.workspace, lab.shell).unload()
+    lab.view.say(filtering.GONE)
+
+
 @step(trees="remove fetched trees, kernels and downloads too (never a tree of your own)")
 def clean(lab: Lab, trees: bool = False) -> None:
     """Take back every change: samples and patches out of all trees, builds and runs away."""
@@ -675,8 +770,7 @@ def completion(lab: Lab, shell: str, line: str | None = None) -> None:
     if line is None:
         lab.view.text(completing.script(kind))
         return
-    tasks = Collection(*(one for one in globals().values() if isinstance(one, Task)))
-    known = [_command(one, tasks[one.name].__doc__) for one in tasks.to_contexts()]
+    known = [_command(one, ns[one.name].__doc__) for one in ns.to_contexts()]
     program = _command(ParserContext("", args=[*Program().core_args(), *Program().task_args()]))
     found = completing.candidates(line, program, known, lab.workspace)
     lab.view.text("".join(f"{one.word}\t{one.help}".strip() + "\n" for one in found))
@@ -685,7 +779,7 @@ def completion(lab: Lab, shell: str, line: str | None = None) -> None:
 def _command(context: ParserContext, doc: str | None = "") -> completing.Command:
     """What may follow a command, as Invoke has it from the function's parameters."""
     name = str(context.name)
-    helps = HELPS.get(name, {})
+    helps = HELPS.get(name.replace(".", "_"), {})
     options = {
         argument: completing.Option(
             argument.name,
@@ -698,3 +792,11 @@ def _command(context: ParserContext, doc: str | None = "") -> completing.Command
     }
     positional = tuple(options[argument] for argument in context.positional_args)
     return completing.Command(name, doc or "", tuple(options.values()), positional)
+
+
+# commands with a dot: filter.load
+FILTER = (filter_load, filter_add, filter_remove, filter_list, filter_stats, filter_unload)
+ns = Collection(
+    *(one for one in globals().values() if isinstance(one, Task) and one not in FILTER),
+    Collection("filter", *FILTER),
+)

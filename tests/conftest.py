@@ -40,7 +40,7 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 PATIENCE = 300.0  # seconds: a safety net, not an expectation
 CHECKOUT = (
-    *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches"),
+    *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches", "samples"),
     *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_compat.h", "xdp_attach.h"),
     "xdp_ip_filter_cases.toml",
 )

@@ -71,6 +71,13 @@ def complete(invoke: Invoke) -> Callable[[str], list[str]]:
         ("invoke run --interval ", ["2"]),
         ("invoke matrix --modes ", ["generic", "native"]),
         ("invoke matrix --modes generic,", ["generic,native"]),
+        ("invoke filter.l", ["filter.load", "filter.list"]),
+        ("invoke filter.load ", netlink.interfaces()),
+        ("invoke filter.load nope0,l", ["nope0,lo"]),
+        ("invoke filter.load lo --mode s", ["skb"]),
+        ("invoke filter.load lo --policy ", ["allow", "deny"]),
+        ("invoke filter.add ", []),  # rules: who knows, or a path
+        ("invoke filter.add --mode ", ["src", "dst", "src,dst"]),
         ("invoke build --sample xdp_ip", ["xdp_ip_filter"]),
         ("invoke new ", []),
         ("invoke new mine --kind=r", ["redirect"]),
@@ -88,7 +95,9 @@ def test_words_that_can_come_next(
 
 
 def test_all_commands_are_named_and_explained(invoke: Invoke) -> None:
-    listed = json.loads(invoke("--list", "--list-format=json").out)["tasks"]
+    every = json.loads(invoke("--list", "--list-format=json").out)
+    (filters,) = every["collections"]
+    listed = every["tasks"] + [one | {"name": f"filter.{one['name']}"} for one in filters["tasks"]]
     rows = [
         row.split("\t") for row in invoke("completion", "fish", "--line=invoke ").out.splitlines()
     ]

@@ -17,7 +17,10 @@ from xdplab import sample as sampling
 from xdplab.boot import Kernel, Source, kept
 from xdplab.boot.beside import BOOT
 from xdplab.cell import MODES as MATRIX_MODES
+from xdplab.filtering import MODES as FILTER_MODES
 from xdplab.language import LANGUAGES
+from xdplab.model import Policy
+from xdplab.rules import MODES as SIDES
 from xdplab.runner import MODES
 from xdplab.sample import KERN
 from xdplab.skeleton import Kind
@@ -166,7 +169,7 @@ def _values(option: Option, typed: str, asked: Asked) -> list[Candidate]:
     choose = VALUES.get(option.name)
     if not choose:
         return [Candidate(option.default)] if option.default else []
-    if option.name not in LISTS:
+    if option.name not in LISTS and (asked.command.name, option.name) not in LISTS:
         return list(choose(asked))
     before, comma, _ = typed.rpartition(",")
     left = [one for one in choose(asked) if one.word not in before.split(",")]
@@ -219,6 +222,11 @@ def _interfaces(asked: Asked) -> list[Candidate]:
     return _plain(["eth0", "lo"] if guest else private)
 
 
+def _modes(asked: Asked) -> list[Candidate]:
+    sides = {"filter.add": SIDES, "filter.remove": SIDES}
+    return _plain({"filter.load": FILTER_MODES, **sides}.get(asked.command.name, MODES))
+
+
 def _samples(_: Asked) -> list[Candidate]:
     return [Candidate(path.name.removesuffix(KERN), str(path.parent)) for path in sampling.known()]
 
@@ -262,13 +270,15 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "kernels": _trees_or_kernels,
     "kind": _of(*Kind),
     "lang": _of(*LANGUAGES),
-    "mode": _of(*MODES),
+    "mode": _modes,
     "modes": _of(*MATRIX_MODES),
     "name": _exercises,
     "on": _of(*NAMES),
+    "policy": _of(*Policy),
     "run": _runs,
     "sample": _samples,
     "shell": _of(*Shell),
     "source": _of(*setup.Source),
 }
-LISTS = ("compilers", "kernels", "modes")  # with commas between
+# values with commas between, by an option's name, or by a command's and its
+LISTS = ("compilers", "kernels", "modes", ("filter.load", "dev"))

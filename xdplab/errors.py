@@ -586,7 +586,7 @@ class AlreadyLoaded(InputError):
 
     def __init__(self, said: str) -> None:
         super().__init__(
-            f"there is a filter already: {said}",
+            said,
             "invoke filter.add and filter.remove change it while it runs; invoke filter.unload"
             " ends it",
         )

@@ -17,6 +17,7 @@ from xdplab.boot.guest import LOGGED, READ_LOG, Tail, in_guest
 from xdplab.errors import (
     LogsNothing,
     NoSuchInterface,
+    NotBuiltYet,
     NothingRuns,
     NotOurs,
     NoTracing,
@@ -67,13 +68,11 @@ def status(workspace: Workspace, dev: str | None = None) -> list[Status]:
     """Every XDP program on the host's interfaces."""
     found = []
     for one in netlink.attached(dev):
-        record = next(
-            (r for r in _open_records(workspace, "host") if r.read()["program"] == one.program),
-            None,
-        )
-        found.append(
-            Status(one, record.read() if record else None, bool(record and _alive(record)))
-        )
+        records = _open_records(workspace, "host")
+        record = next((r for r in records if r.read()["program"] == one.program), None)
+        fields = record.read() if record else {}
+        alive = bool(record and (fields.get("stays") or _alive(record)))
+        found.append(Status(one, fields or None, alive))
     return found
 
 
@@ -258,7 +257,9 @@ def detach(dev: str, workspace: Workspace, shell: Shell) -> list[str]:
         program, word = one.attached.program, IP_LINK_WORDS[one.attached.mode]
         if not one.record:
             raise NotOurs(dev, program, word)
-        if one.alive:
+        if "unload" in one.record:  # a packet filter: on all its interfaces, with its maps
+            _unload(one.record, shell)
+        elif one.alive:
             _interrupt(one.record, shell)
         else:
             # with the mode's own word: a bare "xdp off" can return 0 and leave it there
@@ -268,6 +269,15 @@ def detach(dev: str, workspace: Workspace, shell: Shell) -> list[str]:
             raise StillAttached(dev, program)
         done.append(f"program {program} is off {dev}")
     return done
+
+
+def _unload(fields: dict[str, Any], shell: Shell) -> None:
+    """End a packet filter by its own program; raises NotBuiltYet if that was removed."""
+    facts = fields["build"]
+    if not Path(fields["binary"]).exists():
+        options = [f"--sample={facts['sample']}", f"--tree={facts['tree']}"]
+        raise NotBuiltYet(facts["sample"], facts["version"], options)
+    shell.run(shell.as_root(fields["unload"], "ending an XDP filter"))
 
 
 def _gone(dev: str, program: int) -> bool:

@@ -30,6 +30,18 @@ def whole_number(option: str, given: str) -> int:
     return int(value)
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds(option: str, given: str) -> int:
+    """A time, such as 60s, 5m, 1h, or 60: at least one whole second."""
+    unit = _UNITS.get(given[-1:])
+    value = whole_number(option, given[:-1] if unit else given) * (unit or 1)
+    if not value:
+        raise NotANumber(option, given, "a time, such as 60s or 5m")
+    return value
+
+
 def choice(option: str, given: str, choices: type[_Choice]) -> _Choice:
     """One of an enumeration's words."""
     try:

@@ -44,14 +44,14 @@ _LOOK = 0.2  # seconds between two looks at the interface, where the binary says
 _INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM)
 UNKNOWN = "unknown"
 # libbpf's word for what the kernel says of a netlink request that it refuses (extack)
-_KERNEL = "libbpf: Kernel error message: "
+KERNEL = "libbpf: Kernel error message: "
 # How a driver says that it can't: in its own words, or by having no XDP at all.  That
 # there is a program already is no driver's word.
-_REFUSED = re.compile(rf"{_KERNEL}(?!.*\balready\b)|Operation not supported")
+REFUSED = re.compile(rf"{KERNEL}(?!.*\balready\b)|Operation not supported")
 # veth and others that have native mode alone say only that of hardware mode
-_REFUSED_HW = re.compile(rf"{_REFUSED.pattern}|link set xdp fd failed .*Invalid argument")
+_REFUSED_HW = re.compile(rf"{REFUSED.pattern}|link set xdp fd failed .*Invalid argument")
 # That the limit can't be raised is said beside every failure; by itself it stops nothing.
-_NOT_PERMITTED = re.compile(r"^(?!RLIMIT_MEMLOCK).*Operation not permitted", re.MULTILINE)
+NOT_PERMITTED = re.compile(r"^(?!RLIMIT_MEMLOCK).*Operation not permitted", re.MULTILINE)
 # the binary's one line for us, on standard error
 _ATTACHED = re.compile(
     r"attached: dev (\S+) ifindex (\d+) mode (\w+) link (\w+) prog (\d+) tag ([0-9a-f]{16})"
@@ -96,6 +96,15 @@ class Program:
     link: str  # "bpf_link", or "netlink" on kernels before v5.9; UNKNOWN: it didn't say
     program: int
     tag: str  # or UNKNOWN
+
+    @classmethod
+    def of(cls, line: Line) -> Program | None:
+        """What a line of the binary's says of it, if it does."""
+        found = line.stream == "err" and _ATTACHED.match(line.text)
+        if not found:
+            return None
+        dev, ifindex, mode, link, program, tag = found.groups()
+        return cls(dev, int(ifindex), mode, link, int(program), tag)
 
 
 @dataclass(slots=True)
@@ -275,10 +284,9 @@ def _wait_until_attached(
         try:
             for line in running.lines(left if announces else _LOOK):
                 early.append(line)
-                found = line.stream == "err" and _ATTACHED.match(line.text)
-                if found:
-                    dev, ifindex, mode, link, program, tag = found.groups()
-                    return Program(dev, int(ifindex), mode, link, int(program), tag), early
+                program = Program.of(line)
+                if program:
+                    return program, early
             ended = True
         except TimeoutError:
             pass
@@ -291,10 +299,10 @@ def _wait_until_attached(
     lines = [line.text for line in early if line.stream == "err"]
     said = "\n".join(lines)
     code = running.wait(_END_PATIENCE)
-    if _NOT_PERMITTED.search(said):
+    if NOT_PERMITTED.search(said):
         raise NotPermitted(said)
-    refused = _REFUSED_HW if job.mode == "hw" else _REFUSED
+    refused = _REFUSED_HW if job.mode == "hw" else REFUSED
     refusals = [line for line in lines if refused.search(line)]
     if refusals and job.mode != "auto":
-        raise ModeRefused(job.dev, job.mode, refusals[0].removeprefix(_KERNEL), said)
+        raise ModeRefused(job.dev, job.mode, refusals[0].removeprefix(KERNEL), said)
     raise DidNotAttach(job.dev, code, verifier.shortened(said, log), said)

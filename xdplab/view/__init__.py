@@ -35,6 +35,7 @@ from xdplab.doctor import Finding
 from xdplab.errors import BuildFailed, LabError
 from xdplab.exercises import Exercise
 from xdplab.explain import Explanation
+from xdplab.filtering import Counted, Loaded, Stats, watch
 from xdplab.kernels import Inventory
 from xdplab.lessons import Texts
 from xdplab.packets import Pinged
@@ -51,6 +52,7 @@ from xdplab.verify import Check, Outcome
 from xdplab.view import cases as trials
 from xdplab.view import checkup
 from xdplab.view import exercises as assignments
+from xdplab.view import filter as filters
 from xdplab.view import inventory as inventories
 from xdplab.view import live as living
 from xdplab.view.board import Board
@@ -98,6 +100,13 @@ class View:
         """What a command did, a line each."""
         for line in what or [nothing]:
             self.say(line)
+
+    def remarks(self, what: Sequence[str], most: int = 8) -> None:
+        """Sentences beside the result, the first of them if they are many."""
+        for line in what[:most]:
+            self.say(line)
+        if what[most:]:
+            self.say(f"and {len(what) - most:,} more")
 
     def made(self, files: Sequence[Path], *, dry: bool) -> None:
         """A new pair's files, and the commands that go on with it."""
@@ -298,6 +307,28 @@ class View:
                 living.draw(self.out, run, run.output(seconds))
             else:
                 living.write(run, seconds, form or living.PLAIN, self.say)
+
+    def filter(self, readings: Iterable[Stats | str], *, json: bool = False) -> None:
+        """Show the packet filter until its end, or Ctrl-C: drawn on a terminal, else in lines."""
+        with as_long_as_read(), contextlib.suppress(KeyboardInterrupt):
+            if drawable(self.out) and not json:
+                filters.draw(self.out, readings)
+            else:
+                filters.write(readings, json=json, tell=self.say)
+
+    def filtering(self, it: Loaded, interval: float, *, json: bool) -> None:
+        """A packet filter that was loaded just now, to its end or how to end it."""
+        self.remarks(it.remarks)
+        if it.process:
+            self.filter(watch(it.filter, interval, it.process), json=json)
+
+    def rules(self, counted: Iterable[Counted], *, json: bool) -> None:
+        """The packet filter's rules, and what each covered."""
+        with as_long_as_read():
+            if json:
+                print(filters.rules_json(counted))
+            else:
+                sys.stdout.writelines(f"{line}\n" for line in filters.rule_lines(counted))
 
     def log(self, lines: Iterator[Logged]) -> None:
         """Show what is logged until there is no more, Ctrl-C, or nobody reads any more."""

@@ -114,7 +114,7 @@ class Picture:
         counted = "dropped" if self._run.ip else "counted"
         rows = _rows(counted, reading, self._present(reading), max(1, room))
         rates = list(self._rates)[-width:]
-        body = [*_aligned(rows, width), sparkline(rates, ramp)]
+        body = [*columns(rows, width), sparkline(rates, ramp)]
         return [_cut(line, width) for line in [*head, *body][: max(1, height - 1)]]
 
     def _present(self, reading: Reading) -> dict[int, int]:
@@ -143,14 +143,14 @@ def _rows(counted: str, reading: Reading, counts: Mapping[int, int], room: int) 
     ]
 
 
-def _aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """Names to the left, numbers to the right; where it is narrow, without the last column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
     ]
     if len(lines[0]) > width and len(rows[0]) > 2:
-        return _aligned([row[:-1] for row in rows], width)
+        return columns([row[:-1] for row in rows], width)
     return lines
 
 

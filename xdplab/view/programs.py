@@ -77,7 +77,7 @@ def _row(one: Seen) -> dict[str, Any]:
     at, loaded = one.attached, one.loaded
     run = one.run and {
         "alive": one.alive,
-        **{name: one.run.get(name) for name in ("pid", "ip", "on", "started", "tag")},
+        **{name: one.run.get(name) for name in ("pid", "ip", "policy", "on", "started", "tag")},
     }
     return {
         "id": one.program,
