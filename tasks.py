@@ -44,9 +44,11 @@ from xdplab import setup as obtaining
 from xdplab import survey as surveying
 from xdplab import tutorial as guiding
 from xdplab import verify as proving
+from xdplab import visit as visits
 from xdplab.boot import built
 from xdplab.errors import ClaimsFailed, LabError, NotSolved
 from xdplab.lab import Lab
+from xdplab.network import Network
 from xdplab.options import choice, number, one_of, whole_number, words
 from xdplab.sample import Sample
 from xdplab.testbed.netns import wired
@@ -65,19 +67,24 @@ TUTORIAL = "xdp_ip_filter"
 HELPS: dict[str, dict[str, str]] = {}  # by command and option; Invoke empties its own
 
 
-def step(**helps: str) -> Callable[[Callable[..., None]], Any]:
-    """A command whose foreseeable faults end in one clear error and its exit code."""
+def step(**helps: str) -> Callable[[Callable[..., int | None]], Any]:
+    """A command whose foreseeable faults end in one clear error and its exit code.
 
-    def decorate(body: Callable[..., None]) -> Any:
+    One that runs another may return that one's.
+    """
+
+    def decorate(body: Callable[..., int | None]) -> Any:
         @functools.wraps(body)
         def wrapped(c: Context, *args: Any, **options: Any) -> None:
             try:
-                body(Lab.of(c.config), *args, **options)
+                code = body(Lab.of(c.config), *args, **options)
             except KeyboardInterrupt:
                 raise Exit("interrupted: the same command goes on from here", 130) from None
             except (LabError, OSError) as error:
                 fault = LabError.of(error)
                 raise Exit(view.error_text(fault), fault.exit_code) from error
+            if code:
+                raise Exit(code=code)
 
         HELPS[body.__name__] = helps
         return task(wrapped, name=body.__name__.removeprefix("filter_"), help=helps)
@@ -487,6 +494,39 @@ def send(
     with lifecycle.sender_in(on, lab.workspace, lab.shell) as (ping, usual):
         target = usual if to is None else to
         lab.view.pinged(source, target, ping(source, target, packets))
+
+
+@step(
+    hosts="how many, 1 to 64; else 2",
+    vlan="an 802.1Q interface on each cable too",
+    ipv6="IPv6 addresses too",
+    in_="be in this one: box, host1, host2",
+    command="run this there, and end with its exit code; else your shell is opened",
+    join="be in this one of the lab that another terminal has made",
+)
+def lab(
+    lab: Lab,
+    hosts: str | None = None,
+    vlan: bool = False,
+    ipv6: bool = False,
+    in_: str | None = None,
+    command: str | None = None,
+    join: str | None = None,
+) -> int | None:
+    """A box and hosts around it, in network namespaces of their own, to try things in."""
+    errand, beside = visits.Errand.of(command), command is not None
+    if join is not None:
+        one_of(join=True, hosts=hosts is not None, vlan=vlan, ipv6=ipv6, **{"in": in_ is not None})
+        visit = visits.joined(join, lab.workspace, lab.view.say)
+        lab.view.network(visit.network, join, beside=beside)
+        return visit.run(errand, lab.shell)
+    number = 2 if hosts is None else whole_number("--hosts", hosts)
+    network, node = Network(number, vlan=vlan, ipv6=ipv6), visits.USUAL if in_ is None else in_
+    visits.require_node("--in", node, network)
+    testbed.named("netns", lab.workspace)
+    lab.view.network(network, node, beside=beside)
+    with visits.made(network, node, lab.workspace, lab.shell) as visit:
+        return visit.run(errand, lab.shell)
 
 
 @step(

@@ -514,8 +514,7 @@ class NotTogether(InputError):
         options = list(given)
         super().__init__(
             f"{' and '.join(options)} can't be had together",
-            f"leave out all but one; what {options[0]} prints can be saved, and drawn later:"
-            " invoke plot --run FILE",
+            "leave out all but one",
         )
 
 
@@ -623,12 +622,39 @@ class NoReadings(InputError):
 
 
 class NotATerminal(InputError):
-    """The tutorial asks, and nobody is there to answer."""
+    """Something that asks or is typed into, and nobody is there to answer."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(f"{what} needs a terminal, and its standard input is none", cure)
+
+
+class NoCommand(InputError):
+    """`--command` is none that can be run."""
+
+    def __init__(self, given: str, why: str) -> None:
+        super().__init__(
+            f"--command can't be {given!r}: {why}",
+            "it takes a command and its arguments; for a shell's own words name the shell:"
+            " --command \"sh -c 'ping -c 1 10.0.1.1 && ip route'\"",
+        )
+
+
+class NoShell(InputError):
+    """The user's shell can't be run."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"there is no shell {given!r}",
+            "name one: SHELL=/bin/bash invoke lab; or give a command with --command",
+        )
+
+
+class NoLab(InputError):
+    """A lab is to be joined, and none is there."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the tutorial asks what to do next, and its standard input is no terminal",
-            "invoke tutorial --yes takes all steps without a question; --list only shows them",
+            "there is no lab to be joined", "make one, in another terminal: invoke lab"
         )
 
 
@@ -773,6 +799,17 @@ class Unfit(CannotRun):
         super().__init__(
             f"this machine lacks what is needed: {', '.join(which)}",
             "\n".join(dict.fromkeys(cures)),
+        )
+
+
+class NotLaidOut(CannotRun):
+    """The lab's network can't be made."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"the lab can't be made: {said.strip()}",
+            "it takes network namespaces and veth pairs, and CAP_SYS_ADMIN and CAP_NET_ADMIN to"
+            " make them, which containers usually lack",
         )
 
 

@@ -36,6 +36,7 @@ from xdplab.workspace import PROJECT, RunRecord, Workspace, boot_id
 # Testbeds whose network is ours alone, and what a run in one ends with.
 PRIVATE = {"netns": "network namespace", "vm": "virtual machine"}
 
+LAB = "lab"  # in its record, where a run's has its testbed
 NOT_OURS = "not attached by this harness"
 
 _PATIENCE = 5.0  # seconds for a filter to be gone after it was told to
@@ -230,6 +231,17 @@ def end_private(where: str, workspace: Workspace, shell: Shell) -> list[str]:
     return done
 
 
+def end_labs(workspace: Workspace, shell: Shell) -> list[str]:
+    """End the labs, with all that is in them; gives what was done."""
+    done = []
+    for record in under_way(LAB, workspace):
+        fields = record.read()
+        shell.run(shell.as_root(["kill", "-TERM", str(fields["pid"])], "ending a lab"))
+        if not shell.dry and _wait_until(partial(_dead, record)):
+            done.append(f"the lab with {fields['hosts']} hosts is gone")
+    return done
+
+
 def _end(record: RunRecord, shell: Shell) -> None:
     """End a run in an orderly way: its program detaches."""
     fields = record.read()
@@ -305,6 +317,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
             done += detach(one.attached.dev, workspace, shell)
     for where in PRIVATE:
         done += end_private(where, workspace, shell)
+    done += end_labs(workspace, shell)
     if any(_logged_here(record) for record in workspace.runs()):
         shell.run(kernel_log.reader(shell, "sweep"), check=False)
     for tree in [*setup.foreign(workspace), *([] if trees else setup.trees(workspace))]:

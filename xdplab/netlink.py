@@ -6,6 +6,7 @@ import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The attributes of IFLA_XDP that carry a program's id, by mode (linux/if_link.h,
 # v4.18), and what `ip link` calls the mode.
@@ -75,22 +76,26 @@ def bring_up(dev: str) -> None:
 
 
 def lay_cable(ends: tuple[str, str]) -> None:
-    """Make a veth pair, silent and up; needs CAP_NET_ADMIN.
-
-    An interface that comes up gives itself an IPv6 address, and tells the other
-    end of it (addr_gen_mode in the kernel's ip-sysctl): not these.
-    """
+    """Make a veth pair, silent and up; needs CAP_NET_ADMIN."""
     from pyroute2 import IPRoute
 
-    none = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
-    silent = {"IFLA_AF_SPEC": {"attrs": [("AF_INET6", none)]}} if _HAS_IPV6.exists() else {}
     with IPRoute() as netlink:
         netlink.link("add", ifname=ends[0], kind="veth", peer={"ifname": ends[1]})
         for end in ends:
             index = netlink.link_lookup(ifname=end)[0]
-            if silent:
-                netlink.link("set", index=index, **silent)
+            silence(netlink, index)
             netlink.link("set", index=index, state="up")
+
+
+def silence(netlink: Any, index: int) -> None:
+    """Keep an interface that is down from talking of itself once it comes up.
+
+    It would give itself an IPv6 address, and tell the other end of it
+    (addr_gen_mode in the kernel's ip-sysctl).
+    """
+    none = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
+    if _HAS_IPV6.exists():
+        netlink.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", none)]})
 
 
 def add_address(dev: str, address: str) -> None:

@@ -530,7 +530,10 @@ def lead(
     Raises NotATerminal where nobody can answer.
     """
     if not sys.stdin.isatty():
-        raise NotATerminal
+        raise NotATerminal(
+            "the tutorial",
+            "invoke tutorial --yes takes all steps without a question; --list only shows them",
+        )
     number = first or _first_step(session, progress, teacher)
     shown = 0
     with session:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xdplab import netlink, packets
+from xdplab.testbed import nodes
 
 
 def _attached(dev: str) -> list[dict[str, Any]]:
@@ -38,6 +39,7 @@ _DEEDS: dict[str, Callable[..., Any]] = {
     "lay_cable": netlink.lay_cable,
     "arrivals": _arrivals,
     "interfaces": netlink.interfaces,
+    "lay_out": nodes.lay_out,
 }
 
 
@@ -54,4 +56,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        nodes.clear()

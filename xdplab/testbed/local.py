@@ -154,9 +154,8 @@ def agent_in(bench: LocalBench, prefix: Argv, capabilities: Sequence[str]) -> It
     python: list[str | Path] = [sys.executable, "-m", "xdplab.testbed.agent"]
     if os.geteuid() != 0:
         ambient = ",".join(f"+{name}" for name in capabilities)
-        identity = [f"--reuid={os.getuid()}", f"--regid={os.getgid()}", "--init-groups"]
         kept = [f"--inh-caps=-all,{ambient}", f"--ambient-caps=-all,{ambient}"]
-        python = ["setpriv", *identity, *kept, *python]
+        python = [*identity(), *kept, *python]
     argv = bench.shell.as_root([*prefix, *python], "raw packets, in a network namespace")
     with bench.shell.start(argv, cwd=PROJECT) as agent:
         bench.netns = int(_next_object(agent)["pid"])
@@ -165,6 +164,11 @@ def agent_in(bench: LocalBench, prefix: Argv, capabilities: Sequence[str]) -> It
         agent.end_input()
         with contextlib.suppress(TimeoutError):
             agent.wait(_PATIENCE)
+
+
+def identity() -> list[str]:
+    """The beginning of a command that makes root the user again, for the rest of it."""
+    return ["setpriv", f"--reuid={os.getuid()}", f"--regid={os.getgid()}", "--init-groups"]
 
 
 def _next_object(agent: Running) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from xdplab.explain import Explanation
 from xdplab.filtering import Counted, Loaded, Stats, watch
 from xdplab.kernels import Inventory
 from xdplab.lessons import Texts
+from xdplab.network import Network
 from xdplab.packets import Pinged
 from xdplab.patching import Change
 from xdplab.probes import Machine
@@ -50,7 +51,7 @@ from xdplab.tracing import Logged
 from xdplab.tree import Tree
 from xdplab.verify import Check, Outcome
 from xdplab.view import cases as trials
-from xdplab.view import checkup
+from xdplab.view import checkup, drawing
 from xdplab.view import exercises as assignments
 from xdplab.view import filter as filters
 from xdplab.view import inventory as inventories
@@ -409,6 +410,17 @@ class View:
                 self.out.print(Text(line))
         if not any(one.attached for one in seen):
             self.say("no XDP program is on any interface that was looked at; --all looks at all")
+
+    # ---- labs
+
+    def network(self, network: Network, here: str, *, beside: bool) -> None:
+        """Who is where in a lab, and who is `here`; beside a command's own output if asked."""
+        console = self.err if beside else self.out
+        if console.is_terminal:
+            drawing.show(console, network, here)
+            return
+        for line in drawing.lines(network, here):
+            console.print(Text(line))
 
     # ---- exercises
 
