@@ -28,9 +28,11 @@ from xdplab import (
     patching,
     plotting,
     runner,
+    sending,
     skeleton,
     testbed,
     tracing,
+    traffic,
     view,
 )
 from xdplab import completion as completing
@@ -476,18 +478,54 @@ def cases(
 
 @step(
     **WHERE,
-    ip="the source address",
+    ip="the source address, IPv4 or IPv6",
     to="the destination: else 127.0.0.1, or the card of a vm",
-    count="how many packets",
+    count="how many, 0 for no end; else 1, and with --duration or --fast no end",
+    dev="send frames into this interface, and wait for no answers",
+    proto="icmp, udp or tcp",
+    size="bytes of a frame, with its Ethernet header",
+    vlan="an 802.1Q tag's ID, or an outer and an inner one with a comma between",
+    pcap="send the Ethernet frames of this capture",
+    rate="frames a second; else 100, and with --fast as many as can be",
+    duration="stop after so many seconds",
+    fast="the fastest way there is into that interface",
 )
 def send(
-    lab: Lab, ip: str | None = None, to: str | None = None, count: str = "1", on: str = "host"
+    lab: Lab,
+    ip: str | None = None,
+    to: str | None = None,
+    count: str | None = None,
+    on: str = "host",
+    dev: str | None = None,
+    proto: str | None = None,
+    size: str | None = None,
+    vlan: str | None = None,
+    pcap: str | None = None,
+    rate: str | None = None,
+    duration: str | None = None,
+    fast: bool = False,
 ) -> None:
-    """Step 11: send ICMP packets that must die, with scapy."""
+    """Step 11: send ICMP packets that must die, or any traffic into an interface."""
     source = lab.ip if ip is None else ip
+    asked = [dev, proto, size, vlan, pcap, rate, duration]
+    if fast or count == "0" or ":" in f"{source}{to}" or any(one is not None for one in asked):
+        target = sending.usual_target(on, dev, source) if to is None else to
+        if pcap is None:
+            recipe = traffic.Recipe.of(source, target, proto, size, vlan)
+        else:
+            recipe, made = None, {"ip": ip, "to": to, "proto": proto, "size": size, "vlan": vlan}
+            one_of(pcap=True, **{name: value is not None for name, value in made.items()})
+        order = traffic.Order.of(recipe, pcap, rate, count, duration, fast=fast)
+        if lab.shell.dry:
+            lab.view.say("frames would be sent")
+            return
+        with sending.opened(on, dev, lab.workspace, lab.shell, fast=fast) as (sender, into):
+            frames, news = sending.begin(sender, into, order, lab.view.say)
+            lab.view.traffic(order, frames, into, news)
+        return
     runner.check_address(source)
     runner.check_address("127.0.0.1" if to is None else to)
-    packets = whole_number("--count", count)
+    packets = 1 if count is None else whole_number("--count", count)
     if lab.shell.dry:
         lab.view.say(f"{packets} from {source} to {to or 'the usual target'} would be sent")
         return

@@ -351,6 +351,27 @@ def with_sudo(tmp_path: Path) -> tuple[str | Path, ...]:
     return ("unshare", "--mount", "sh", "-c", script, rule, *NOBODY)
 
 
+# ---- the lab of `invoke lab`
+
+
+@contextlib.contextmanager
+def open_lab(invoke: Invoke, *options: str) -> Iterator[Background]:
+    """A lab that stays until the block is left."""
+    command = "sh -c 'echo open; sleep 1000'"
+    with invoke.start("lab", *options, "--command", command, under=["setsid"]) as background:
+        try:
+            background.wait_for("open\n")
+            yield background
+        finally:
+            press_ctrl_c(background)
+
+
+def press_ctrl_c(lab: Background) -> None:
+    """All that is in the foreground of the terminal hears it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(lab.process.pid, signal.SIGINT)
+
+
 # ---- real trees
 
 

@@ -52,8 +52,11 @@ def refuse(invoke: Invoke, *arguments: str | Path) -> Outcome:
 # ---- options
 
 
-@pytest.mark.parametrize("ip", NOT_ADDRESSES)
-@pytest.mark.parametrize("command", ["run", "verify", "send"])
+@pytest.mark.parametrize(
+    ("command", "ip"),
+    [(command, ip) for command in ("run", "verify", "send") for ip in NOT_ADDRESSES
+     if command != "send" or ":" not in ip],  # send takes IPv6 too
+)  # fmt: skip
 def test_ip_must_be_an_ipv4_address(built: Invoke, command: str, ip: str) -> None:
     assert_refused(refuse(built, command, f"--ip={ip}"), 2, repr(ip), "IPv4", "192.168.1.78")
 

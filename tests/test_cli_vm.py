@@ -80,6 +80,13 @@ def test_readings_come_live_and_other_terminals_can_send_look_and_end(
         sent = lab("send", "--on=vm", "--ip=10.1.2.3")
         assert sent.out == "1 from 10.1.2.3 to 192.0.2.1: 1 got past XDP, 1 answered\n"
         background.wait_for("total 4")
+        # any traffic too, through the cable: what is tagged the filter lets pass
+        sent = lab("send", "--on=vm", "--count=50", "--rate=500", "--proto=udp", "--size=300")
+        assert sent.out.startswith("50 frames of 300 bytes into eth0 in "), sent.err
+        assert lab("send", "--on=vm", "--count=5", "--vlan=7").code == 0
+        background.wait_for("total 54")
+        assert_refused(lab("send", "--on=vm", "--fast"), 2, "--on", "slowly")
+        assert_refused(lab("send", "--on=vm", "--rate=5000"), 2, "--rate", "at most 1000")
         ended = lab("detach", "--on=vm")
         assert ended.code == 0, ended.err
         assert "and its virtual machine are gone" in ended.err

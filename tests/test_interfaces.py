@@ -179,10 +179,10 @@ def test_a_default_route() -> None:
 # a program on v0 in native mode, for as long as its link is open
 HELD = (
     "import os, socket, struct\n"
-    "from xdplab import netlink, trial\n"
+    "from xdplab import bpf, netlink, trial\n"
     "def held():\n"
-    "    words = trial._load(), socket.if_nametoindex('v0'), trial._ATTACH_XDP, 4\n"
-    "    return trial._bpf(trial._LINK_CREATE, struct.pack('<IIII', *words))\n"
+    "    words = bpf.load_xdp(bpf.PASS), socket.if_nametoindex('v0'), trial._ATTACH_XDP, 4\n"
+    "    return bpf.call(bpf.LINK_CREATE, struct.pack('<IIII', *words))\n"
 )
 
 

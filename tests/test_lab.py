@@ -12,14 +12,15 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Background, Invoke, assert_refused, give_away, wait_until
+from conftest import Invoke, assert_refused, give_away, open_lab, press_ctrl_c, wait_until
 
+from xdplab.errors import NoCommand, NotANumber
 from xdplab.network import MOST, Network
 from xdplab.view import drawing
+from xdplab.visit import Errand
 from xdplab.workspace import RunRecord, Workspace
 
 root = pytest.mark.root
@@ -56,24 +57,36 @@ def test_the_drawing_has_every_interface_with_its_addresses() -> None:
 # ---- what is refused
 
 
+@pytest.mark.parametrize("hosts", [-1, 0, MOST + 1])
+def test_as_many_hosts_as_there_can_be(hosts: int) -> None:
+    with pytest.raises(NotANumber, match="--hosts"):
+        Network(hosts)
+
+
+def test_a_command_must_be_one() -> None:
+    for command, why in (
+        ("no-such-command -x", "nothing of that name"),
+        ("", "it is empty"),
+        ("sh -c 'true", "quotation"),
+    ):
+        with pytest.raises(NoCommand, match=why):
+            Errand.of(command)
+    assert Errand.of("ping -c 1 '10.0.1.1'").argv == ("ping", "-c", "1", "10.0.1.1")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--hosts=0", "--command=true"], ["--hosts", "from 1 to 64"]),
         (["--hosts=65", "--command=true"], ["--hosts", "from 1 to 64"]),
-        (["--hosts=few", "--command=true"], ["--hosts", "'few'"]),
         (["--in=host3", "--command=true"], ["'host3'", "box, host1, host2"]),
-        (["--command=no-such-command -x"], ["no-such-command"]),
-        (["--command="], ["it is empty"]),
-        (["--command=sh -c 'true"], ["quotation"]),
         ([], ["terminal", "--command"]),
         (["--join=host1", "--command=true"], ["no lab", "invoke lab"]),
-        (["--join=host1", "--hosts=2", "--command=true"], ["--join and --hosts"]),
         (["--join=host1", "--in=box", "--command=true"], ["--join and --in"]),
     ],
 )
 def test_refused(invoke: Invoke, options: list[str], words: list[str]) -> None:
-    assert_refused(invoke("lab", *options), 2, *words)
+    env = {"SHELL": "/bin/sh"}
+    assert_refused(invoke("lab", *options, env=env), 2, *words)
     assert not invoke.workspace.exists()
 
 
@@ -94,24 +107,6 @@ def test_a_dry_run_shows_who_would_be_where(invoke: Invoke) -> None:
 
 def record_of(invoke: Invoke) -> RunRecord:
     return next(Workspace(invoke.workspace).runs())
-
-
-@contextlib.contextmanager
-def open_lab(invoke: Invoke, *options: str) -> Iterator[Background]:
-    """A lab that stays until the block is left."""
-    command = "sh -c 'echo open; sleep 1000'"
-    with invoke.start("lab", *options, "--command", command, under=["setsid"]) as background:
-        try:
-            background.wait_for("open\n")
-            yield background
-        finally:
-            press_ctrl_c(background)
-
-
-def press_ctrl_c(lab: Background) -> None:
-    """All that is in the foreground of the terminal hears it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(lab.process.pid, signal.SIGINT)
 
 
 def namespaces(record: RunRecord) -> set[int]:

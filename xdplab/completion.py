@@ -20,6 +20,7 @@ from xdplab.cell import MODES as MATRIX_MODES
 from xdplab.filtering import MODES as FILTER_MODES
 from xdplab.language import LANGUAGES
 from xdplab.model import Policy
+from xdplab.network import Network
 from xdplab.rules import MODES as SIDES
 from xdplab.runner import MODES
 from xdplab.sample import KERN
@@ -27,6 +28,7 @@ from xdplab.skeleton import Kind
 from xdplab.sources.distro import is_cloud
 from xdplab.survey import recorded
 from xdplab.testbed import NAMES
+from xdplab.traffic import Proto
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, Workspace
 
@@ -259,6 +261,8 @@ def _runs(asked: Asked) -> list[Candidate]:
     return [Candidate(name) for name in kept]
 
 
+_NODES = Network(2).nodes  # of the usual lab
+
 VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "boot": _kernels,
     "clang": _compilers("clang"),
@@ -270,11 +274,14 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "kernels": _trees_or_kernels,
     "kind": _of(*Kind),
     "lang": _of(*LANGUAGES),
+    "in": _of(*_NODES),
+    "join": _of(*_NODES),
     "mode": _modes,
     "modes": _of(*MATRIX_MODES),
     "name": _exercises,
     "on": _of(*NAMES),
     "policy": _of(*Policy),
+    "proto": _of(*Proto),
     "run": _runs,
     "sample": _samples,
     "shell": _of(*Shell),

@@ -123,6 +123,60 @@ class NoSuchInterface(InputError):
         )
 
 
+class NoDevice(InputError):
+    """Frames are to be sent, and nobody said into which interface of the machine."""
+
+    def __init__(self, present: Iterable[str]) -> None:
+        super().__init__(
+            "frames are sent into an interface, and none is named",
+            f"--dev takes one of: {', '.join(present)}; one that is nobody else's has invoke lab",
+        )
+
+
+class InterfaceDown(InputError):
+    """The network interface is there, and off."""
+
+    def __init__(self, dev: str) -> None:
+        super().__init__(f"{dev} is down", f"sudo ip link set dev {dev} up")
+
+
+class NotAnIpAddress(InputError):
+    """An address that is of neither version of IP."""
+
+    def __init__(self, given: str) -> None:
+        super().__init__(
+            f"{given!r} is neither an IPv4 nor an IPv6 address",
+            "give one such as 192.168.1.78 or 2001:db8::78",
+        )
+
+
+class MixedFamilies(InputError):
+    """A packet can't be from an IPv4 address to an IPv6 one, nor the other way round."""
+
+    def __init__(self, source: str, target: str) -> None:
+        super().__init__(
+            f"no packet is from {source} to {target}: one is IPv4, the other IPv6",
+            "name both ends, of one kind: --ip is the source, --to the destination",
+        )
+
+
+class NoTarget(InputError):
+    """Frames are to be made, and nobody said whom they are for."""
+
+    def __init__(self) -> None:
+        super().__init__("nobody is named to send to", "name an address: --to 10.0.1.1")
+
+
+class NotACapture(InputError):
+    """`--pcap` names no file with Ethernet frames that can be sent."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} can't be sent: {why}",
+            "name a pcap or pcapng file of an Ethernet interface, as tcpdump -w makes it",
+        )
+
+
 class InterfaceTaken(InputError):
     """An XDP program is attached there already, and is not replaced."""
 

@@ -195,6 +195,17 @@ def _uninterrupted(end: Callable[[], None]) -> Iterator[None]:
         signal.raise_signal(number)
 
 
+@contextlib.contextmanager
+def interrupts_noted() -> Iterator[Callable[[], bool]]:
+    """For the while Ctrl-C only lets the function that is given say so."""
+    pressed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def find(command: str) -> str | None:
     """How to call a command, also one that only root's PATH leads to; None if there is none."""
     if shutil.which(command):

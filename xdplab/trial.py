@@ -7,49 +7,28 @@ nothing is left however this ends.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import socket
 import struct
 import sys
 from typing import Any
 
-# bpf(2)'s number, commands, types and flags (linux/bpf.h, linux/if_link.h)
-_SYSCALL = {"x86_64": 321, "aarch64": 280}
-_PROG_LOAD, _LINK_CREATE = 5, 28
-_PROG_TYPE_XDP, _ATTACH_XDP = 6, 37
-_IF_NOEXIST = 1
+from xdplab import bpf
+
+_ATTACH_XDP = 37  # linux/bpf.h
+_IF_NOEXIST = 1  # this and the modes: XDP_FLAGS_* of linux/if_link.h
 _MODES = {"native": 4, "skb": 2}
-_PASS = bytes.fromhex("b700000002000000 9500000000000000")  # r0 = XDP_PASS; exit
 
 
 def why_not(dev: str, mode: str) -> str:
     """Why an interface refuses a mode; empty if it takes it.  Raises OSError."""
-    index, program, flag = socket.if_nametoindex(dev), _load(), _MODES[mode]
+    index, program, flag = socket.if_nametoindex(dev), bpf.load_xdp(bpf.PASS), _MODES[mode]
     try:
-        link = _bpf(_LINK_CREATE, struct.pack("<IIII", program, index, _ATTACH_XDP, flag))
+        link = bpf.call(bpf.LINK_CREATE, struct.pack("<IIII", program, index, _ATTACH_XDP, flag))
     except OSError as error:
         return _in_words(index, program, flag) or str(error.strerror)
     os.close(link)
     return ""
-
-
-def _bpf(command: int, attributes: bytes) -> int:
-    """A file descriptor that bpf(2) gives; raises OSError."""
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    number = _SYSCALL[platform.machine()]
-    given = ctypes.c_long(call(number, command, attributes, len(attributes))).value
-    if given < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return given
-
-
-def _load() -> int:
-    code, license_ = ctypes.create_string_buffer(_PASS), ctypes.create_string_buffer(b"GPL")
-    where = ctypes.addressof(code), ctypes.addressof(license_)
-    # type, instructions, code, licence; the verifier's log: none; any kernel's
-    return _bpf(_PROG_LOAD, struct.pack("<IIQQIIQII", _PROG_TYPE_XDP, 2, *where, 0, 0, 0, 0, 0))
 
 
 def _in_words(index: int, program: int, mode: int) -> str:

@@ -1,7 +1,8 @@
 """Our hands inside a testbed: a process that does there what it is told.
 
 Run as `python -m xdplab.testbed.agent`; it reads a JSON object a line from
-standard input, {"do": NAME, ...}, and answers each with one on standard output.
+standard input, {"do": NAME, ...}, and answers each with one on standard output; what
+takes long tells its news before, and ends early when there is one more line.
 It ends with its standard input, and what it holds, a network namespace
 perhaps, ends with it.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from xdplab import netlink, packets
-from xdplab.testbed import nodes
+from xdplab import netlink, outlet, packets
+from xdplab.testbed import nodes, sender
 
 
 def _attached(dev: str) -> list[dict[str, Any]]:
@@ -31,6 +32,10 @@ def _arrivals(frames: list[str], **where: Any) -> list[bool]:
     return packets.arrivals([bytes.fromhex(frame) for frame in frames], **where)
 
 
+def _outlet(dev: str, target: str | None) -> dict[str, Any]:
+    return asdict(outlet.of(dev, target))
+
+
 _DEEDS: dict[str, Callable[..., Any]] = {
     "attached": _attached,
     "ping": _ping,
@@ -40,6 +45,9 @@ _DEEDS: dict[str, Callable[..., Any]] = {
     "arrivals": _arrivals,
     "interfaces": netlink.interfaces,
     "lay_out": nodes.lay_out,
+    "outlet": _outlet,
+    "send": sender.send,
+    "stop": lambda: None,  # it came too late
 }
 
 
@@ -49,7 +57,10 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"answer": _DEEDS[request.pop("do")](**request)}
+            done = _DEEDS[request.pop("do")](**request)
+            while isinstance(done, Iterator) and (news := next(done, None)):
+                print(json.dumps({"news": news}), flush=True)
+            answer = {"answer": None if isinstance(done, Iterator) else done}
         except OSError as error:  # the kernel refused: the caller can say more about it
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from xdplab import interfaces, netlink
+from xdplab import outlet as outlets
 from xdplab.build import Build
-from xdplab.errors import NotAChoice, SessionLost
+from xdplab.errors import NoSuchInterface, NotAChoice, SessionLost
 from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
+from xdplab.outlet import Outlet
 from xdplab.packets import Pinged
-from xdplab.process import Argv, Running, Shell
+from xdplab.process import Argv, Running, Shell, interrupts_noted
 from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run
 from xdplab.testbed.kernel_log import KernelLog, Traced
+from xdplab.traffic import Sent
 from xdplab.workspace import PROJECT, Workspace
 
 LOOPBACK = Peers("127.0.0.1", ("127.0.0.2", "127.0.0.3"))
@@ -122,15 +125,45 @@ class LocalBench(Bench):
         netns = self.netns if self.enter else None
         return {"pid": process.pid, "binary": str(build.program), "netns": netns}
 
+    def outlet(self, dev: str, target: str | None) -> Outlet:
+        """An interface to send into; raises NoSuchInterface."""
+        if dev not in (present := self.interfaces()):
+            raise NoSuchInterface(dev, present)
+        if not self.enter:
+            return outlets.of(dev, target)
+        return Outlet(**self.ask("outlet", dev=dev, target=target))
+
+    def send(
+        self, dev: str, frames: Sequence[bytes], *,
+        rate: float | None, count: int, seconds: float | None, fast: bool,
+    ) -> Iterator[Sent]:  # fmt: skip
+        """Send frames, see sender.send; Ctrl-C ends it in good order.
+
+        Raises SessionLost as `ask` does.
+        """
+        sent = [frame.hex() for frame in frames]
+        how = {"rate": rate, "count": count, "seconds": seconds, "fast": fast}
+        with interrupts_noted() as pressed:
+            told = self._tell("send", dev=dev, frames=sent, **how)
+            while "answer" not in (said := _next_object(told)):
+                if "error" in said:
+                    raise SessionLost(f"sending into {dev}", str(said["error"]))
+                yield Sent(**said["news"])
+                if pressed():
+                    self._tell("stop")
+
     def ask(self, deed: str, **arguments: object) -> Any:
         """Have the agent do something; raises SessionLost if it is gone or refuses."""
-        if not self._agent:
-            raise SessionLost("the testbed's agent", "it was never started")
-        self._agent.write(json.dumps({"do": deed, **arguments}))
-        answer = _next_object(self._agent)
+        answer = _next_object(self._tell(deed, **arguments))
         if "error" in answer:
             raise SessionLost(f"{deed} in the testbed", str(answer["error"]))
         return answer["answer"]
+
+    def _tell(self, deed: str, **arguments: object) -> Running:
+        if not self._agent:
+            raise SessionLost("the testbed's agent", "it was never started")
+        self._agent.write(json.dumps({"do": deed, **arguments}))
+        return self._agent
 
 
 @dataclass(frozen=True, slots=True)

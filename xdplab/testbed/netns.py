@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 
 from xdplab.errors import LabError, MissingTools
 from xdplab.process import Shell
-from xdplab.testbed import Bench
 from xdplab.testbed.local import LocalBench, LocalTestbed, agent_in
 from xdplab.workspace import Workspace
 
@@ -58,8 +57,13 @@ def arrivals(bench: LocalBench, frames: Sequence[bytes]) -> list[bool]:
 
 
 @contextlib.contextmanager
-def join(shell: Shell, workspace: Workspace, process: int) -> Iterator[Bench]:
+def join(
+    shell: Shell,
+    workspace: Workspace,
+    process: int,
+    capabilities: Sequence[str] = ("net_raw", "net_admin"),
+) -> Iterator[LocalBench]:
     """The namespace that a process, of a run in another terminal, is in."""
     enter = ("nsenter", f"--net=/proc/{process}/ns/net")
-    with agent_in(LocalBench(shell, workspace, enter), enter, ["net_raw", "net_admin"]) as bench:
+    with agent_in(LocalBench(shell, workspace, enter), enter, capabilities) as bench:
         yield bench

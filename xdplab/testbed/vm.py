@@ -34,14 +34,14 @@ from xdplab.workspace import Workspace
 DEV = "eth0"  # the card, as the kernel calls it where no udev renames it
 _DEVS = ("lo", DEV)
 # Addresses for documentation (RFC 5737): nobody's, and not martian on a card.
-_ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
+ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
 
 _PORTION = 16384  # bytes of frames; a terminal holds 65536 characters, and a byte is two
 _PING_PATIENCE = 1.0  # seconds for the replies
 _RECEIVED = re.compile(r"(\d+) packets received")
 # the kernel answers each source without asking who has it, and without a route
 _CARD_UP = (
-    f"/sbin/ip address add {_ON_CARD.target}/24 dev {DEV}",
+    f"/sbin/ip address add {ON_CARD.target}/24 dev {DEV}",
     f"/sbin/ip link set dev {DEV} arp off up",
     f"/sbin/ip route add default dev {DEV}",
 )
@@ -147,6 +147,7 @@ def opened(
         deeds: Deeds = {
             "ping": lambda *what: asdict(bench.ping(*what)),
             "attached": lambda dev: [asdict(one) for one in bench.attached(dev)],
+            "frames": bench.send,
             "stop": guest.stop,
             "log": lambda: guest.ask(READ_LOG).text,
         }
@@ -218,11 +219,16 @@ class GuestBench(Bench):
     def ping(self, source: str, target: str, count: int) -> Pinged:
         """Send ICMP echo requests: to the card from outside, to the guest's `lo` from inside."""
         before = self._echos()
-        if self.cable and target == _ON_CARD.target:
+        if self.cable and target == ON_CARD.target:
             answered = self.cable.ping(source, target, count)
         else:
             answered = self._ping_inside(source, target, count)
         return Pinged(count, delivered=self._echos() - before, answered=answered)
+
+    def send(self, frames: Sequence[str]) -> int:
+        """Send Ethernet frames, in hexadecimal, to the card; gives how many."""
+        assert self.cable  # noqa: S101  # who asks knows that there is a card
+        return self.cable.send(bytes.fromhex(frame) for frame in frames)
 
     def _ping_inside(self, source: str, target: str, count: int) -> int:
         addresses = f"-I {shlex.quote(source)} {shlex.quote(target)}"
@@ -249,7 +255,7 @@ class GuestBench(Bench):
 
     def peers(self, dev: str) -> Peers:
         """The card's address, or those of `lo`."""
-        return LOOPBACK if dev == "lo" else _ON_CARD
+        return LOOPBACK if dev == "lo" else ON_CARD
 
     def test_run(self, program: int, frames: Sequence[bytes]) -> list[int]:
         """Run frames through a program in the guest: they go there by its serial line."""
@@ -299,15 +305,18 @@ class Cable:
             finally:
                 _remove(directory, HOST, CARD)
 
+    def send(self, frames: Iterable[bytes]) -> int:
+        """Send Ethernet frames; gives how many."""
+        return sum(bool(self.socket.sendto(one, f"{self.place}/{CARD}")) for one in frames)
+
     def ping(self, source: str, target: str, count: int) -> int:
         """Send ICMP echo requests as frames; gives how many were answered."""
         from scapy.layers.inet import ICMP, IP  # here: scapy takes most of a second to import
         from scapy.layers.l2 import Ether
 
         identity = os.getpid() & 0xFFFF
-        for request in packets.echo_requests(source, target, count, identity):
-            frame = Ether(dst=qemu.MAC, src=qemu.HOST_MAC) / request
-            self.socket.sendto(bytes(frame), f"{self.place}/{CARD}")
+        requests = packets.echo_requests(source, target, count, identity)
+        self.send(bytes(Ether(dst=qemu.MAC, src=qemu.HOST_MAC) / one) for one in requests)
         answered: set[int] = set()
         for frame in self._frames(_PING_PATIENCE):
             reply = Ether(frame)

@@ -48,6 +48,7 @@ from xdplab.sample import Sample
 from xdplab.survey import Proof
 from xdplab.testbed import Place
 from xdplab.tracing import Logged
+from xdplab.traffic import Order, Sent
 from xdplab.tree import Tree
 from xdplab.verify import Check, Outcome
 from xdplab.view import cases as trials
@@ -56,6 +57,7 @@ from xdplab.view import exercises as assignments
 from xdplab.view import filter as filters
 from xdplab.view import inventory as inventories
 from xdplab.view import live as living
+from xdplab.view import traffic as sending
 from xdplab.view.board import Board
 from xdplab.view.lesson import Lesson
 from xdplab.view.programs import lines as status_lines
@@ -398,6 +400,13 @@ class View:
             f"{pinged.sent} from {source} to {target}: {pinged.delivered} got past XDP,"
             f" {pinged.answered} answered"
         )
+
+    def traffic(self, order: Order, frames: list[bytes], dev: str, news: Iterable[Sent]) -> None:
+        """Frames while they are sent, and what became of it in the end."""
+        last = sending.follow(self.err, news, self.say)
+        if last.why:
+            self.say(f"not as fast as it might be: {last.why}")
+        self.out.print(sending.outcome(order, frames, dev, last))
 
     def programs(self, seen: Sequence[Seen], *, json: bool) -> None:
         """The XDP programs of this machine."""
