@@ -21,6 +21,7 @@ VALUES: dict[str, Any] = {
     "int | None": 2**30,
     "float": 7.0,
     "Path": Path("/a/file"),
+    "Iterable[Path]": [Path("/a/file"), Path("/another")],
     "Iterable[str]": ["first", "second"],
     "Sequence[str]": ["first", "second"],
     "Iterable[tuple[str, Iterable[str]]]": [("field", ["first", "second"])],
