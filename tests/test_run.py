@@ -111,7 +111,7 @@ def running(lab: Invoke, host: Namespace, *options: str) -> Iterator[Background]
 def test_the_tutorials_claim_holds(labs: Callable[[str], Invoke], kernel: str) -> None:
     outcome = labs(kernel)("verify", "--on=netns")
     assert outcome.code == 0, outcome.out + outcome.err
-    assert len(HELD.findall(outcome.out)) == 6
+    assert len(HELD.findall(outcome.out)) == 8
     assert not FAILED.findall(outcome.out)
 
 
@@ -121,7 +121,7 @@ def test_the_claim_holds_on_the_host(
 ) -> None:
     outcome = labs(kernel)("verify", "--on=host", f"--ip={IP}", under=host.enter)
     assert outcome.code == 0, outcome.out + outcome.err
-    assert len(HELD.findall(outcome.out)) == 5  # it is not seen without the filter
+    assert len(HELD.findall(outcome.out)) == 7  # it is not seen without the filter
     assert host.programs() == []
 
 
@@ -139,7 +139,7 @@ def test_only_the_binary_is_root(
         made.write_bytes((program.parent / made.name).read_bytes())
     outcome = invoke("verify", "--tree", nobody / "linux", env=env, under=with_sudo)
     assert outcome.code == 0, outcome.out + outcome.err
-    assert len(HELD.findall(outcome.out)) == 6
+    assert len(HELD.findall(outcome.out)) == 8
     borrowed = [command for command in outcome.commands() if "sudo -n " in command]
     assert any("xdp_ip_filter -i" in command for command in borrowed)
     for command in borrowed:
