@@ -157,10 +157,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("cases"))
 
 
-def verified(build: Build, workspace: Workspace) -> list[verify.Check]:
+def verified(build: Build, workspace: Workspace, ip: str = IP) -> list[verify.Check]:
     with testbed.named("netns", workspace).open(Shell(), packets=True) as bench:
         record = workspace.new_run()
-        return [*verify.verify(build, Job(IP), bench, record, lambda _: None)]
+        return [*verify.verify(build, Job(ip), bench, record, lambda _: None)]
 
 
 @pytest.mark.root
@@ -204,7 +204,8 @@ def test_of_a_pair_that_takes_no_address_its_cases_are_all(
     lab: Invoke, workspace: Workspace
 ) -> None:
     made = a_build(lab)
-    checks = verified(dataclasses.replace(made, facts=made.facts | {"options": "dmtne"}), workspace)
+    silent = dataclasses.replace(made, facts=made.facts | {"options": "dmtne"})
+    checks = verified(silent, workspace, "127.0.0.1")  # what it filters if nobody says
     assert [(check.claim, check.held) for check in checks] == [
         ("the kernel shows it on lo", True),
         ("48 packet cases hold", True),
