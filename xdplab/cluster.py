@@ -161,7 +161,8 @@ class Cluster(Machines):
         try:
             yield cluster
         finally:
-            with contextlib.suppress(OSError):  # the scheduler is gone, and the workers know it
+            # the scheduler is gone, and the workers know it; the client may have given it up
+            with contextlib.suppress(OSError, AttributeError):
                 client.unregister_worker_plugin(cluster._crew)
 
     @property
