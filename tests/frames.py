@@ -23,6 +23,7 @@ KNOWN6 = [
     for text in (
         *("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "fe80::1", "::", "::1"),
         *("ff02::1:ff00:1", "::ffff:192.168.1.78", "::192.168.1.78"),
+        *(f"2001:db8::{number:x}" for number in range(3, 60)),
     )
 ]
 
@@ -55,6 +56,11 @@ def rules(random: Random, most: int) -> list[Rule]:
         if not there or (rule.side not in taken and Side.BOTH not in (rule.side, *taken)):
             there.append(rule)
     return [rule for there in found.values() for rule in there]
+
+
+def addresses(random: Random) -> list[Rule]:
+    """A rule for each known IPv6 address, and none else: they crowd in one table."""
+    return [Rule(random.choice(tuple(Side)), IPv6Network(address)) for address in KNOWN6]
 
 
 def _rule(random: Random) -> Rule:
