@@ -345,8 +345,8 @@ def test_ctrl_c_ends_it_and_what_was_sent_is_told(invoke: Invoke) -> None:
         "sh",
     )
     with invoke.start("send", "--dev=lo", "--count=0", "--rate=50", under=namespace) as sending:
-        sending.wait_for("$ ")
-        time.sleep(1.5)  # the agent begins: how many it sends doesn't matter
+        devices = Path(f"/proc/{sending.process.pid}/net/dev")  # of its namespace
+        wait_until(lambda: re.search(r"^ *lo: *[1-9]", devices.read_text(), re.MULTILINE))
         press_ctrl_c(sending)
         outcome = sending.wait()
     assert outcome.code == 0, outcome.err

@@ -1,10 +1,9 @@
 """Who sends frames into an interface: a packet(7) socket, or XDP's own way.
 
-Measured into a veth whose other end drops in native mode, frames a second of one core
-beside other work, the best of six: scapy's way 0.16 million a send(2) each, 0.20 by
-sendmmsg(2), 0.21 by a ring (PACKET_TX_RING), and 1.35 by live frames: what a
-BPF_PROG_TEST_RUN redirects (b530e9e1063e, v5.18).  A ring takes more code than
-sendmmsg(2), and gains nothing: what costs is the kernel's way from a socket to a card.
+Measured into a veth whose other end drops in native mode, million frames a second of one
+core beside other work, the best of six: 0.16 by send(2), 0.20 by sendmmsg(2), 0.21 by a ring
+(PACKET_TX_RING), 1.35 by live frames: what a BPF_PROG_TEST_RUN redirects (b530e9e1063e,
+v5.18).  A ring gains less than a tenth: what costs is the kernel's way from a socket to a card.
 """
 
 from __future__ import annotations
@@ -125,41 +124,41 @@ class Live:
 
 
 class Fastest:
-    """Sends by live frames if the first of them get out, else by a socket."""
+    """Sends by live frames as long as they get out, else by a socket."""
 
     def __init__(self, dev: str, frames: Sequence[bytes]) -> None:
         self._dev = dev
-        self._way: Socket | Live = Socket(dev, frames)
-        self._live: Live | None = None  # as long as it is not known whether they get out
-        self.why = ""  # it is no faster way
-        try:
-            self._live = Live(socket.if_nametoindex(dev), frames[0])
-        except OSError as error:
-            self.why = f"the kernel gives no live frames: {error.strerror}"
-        if len(frames) > 1:
-            self._live, self.why = None, "live frames are all the same one"
+        self._socket = Socket(dev, frames)
+        self._live: Live | None = None
+        self._proven = False  # whether live frames were seen to get out
+        self.why = "live frames are all the same one"
+        if len(frames) == 1:
+            try:
+                self._live, self.why = Live(socket.if_nametoindex(dev), frames[0]), ""
+            except OSError as error:
+                self.why = f"the kernel gives no live frames: {error.strerror}"
 
     @property
     def how(self) -> str:
-        """The way that was found."""
-        return self._way.how
+        """The way that is taken."""
+        return (self._live or self._socket).how
 
     def most(self) -> int:
-        """As many as that way takes at once."""
-        return _TRIED if self._live else self._way.most()
+        """As many as that way takes at once; a few at first."""
+        return (self._live or self._socket).most() if self._proven or not self._live else _TRIED
 
     def send(self, number: int) -> int:
         """Send the next frames, up to so many; raises OSError."""
-        if not (live := self._live):
-            return self._way.send(number)
-        self._live = None
+        if not self._live:
+            return self._socket.send(number)
         try:
-            sent = live.send(number)
-            self.why = f"live frames don't get into {self._dev}: no native XDP at its other end?"
+            sent = self._live.send(number)
+            why = f"live frames don't get into {self._dev}: no native XDP at its other end?"
         except OSError as error:
-            sent, self.why = 0, f"the kernel gives no live frames: {error.strerror}"
-        if sent:
-            self._way, self.why = live, ""
+            sent, why = 0, f"the kernel gives no live frames: {error.strerror}"
+        self._proven = bool(sent)
+        if not sent:
+            self._live, self.why = None, why
         return sent
 
 
