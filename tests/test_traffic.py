@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ from xdplab.errors import (
 )
 from xdplab.outlet import Outlet
 from xdplab.traffic import Order, Proto, Recipe, captured, paced, require_room
+from xdplab.workspace import Workspace
 
 root = pytest.mark.root
 
@@ -255,24 +256,30 @@ time.sleep(1000)
 """
 
 
+def at(invoke: Invoke, node: str) -> tuple[str, ...]:
+    """What runs another command in a node of the lab."""
+    fields = next(Workspace(invoke.workspace).runs()).read()
+    return ("nsenter", f"--net=/proc/{fields['pid']}/fd/{fields['descriptors'][node]}")
+
+
 @contextlib.contextmanager
 def python(invoke: Invoke, node: str, code: str, *arguments: str) -> Iterator[Background]:
     """A piece of Python in a node of the lab."""
-    command = [sys.executable, "-c", code, *arguments]
-    with invoke.start(
-        "lab", f"--join={node}", "--command", shlex.join(command), under=["setsid"]
-    ) as background:
+    command = [*at(invoke, node), sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(
+        command, cwd=invoke.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
+            background = Background(process)
             background.wait_for("ing\n")
             yield background
         finally:
-            press_ctrl_c(background)
+            process.kill()
 
 
 def send(invoke: Invoke, *options: str | Path) -> str:
     """`invoke send` at host 1."""
-    command = [sys.executable, "-m", "invoke", "send", "--dev=eth0", *map(str, options)]
-    outcome = invoke("lab", "--join=host1", "--command", shlex.join(command))
+    outcome = invoke("send", "--dev=eth0", *options, under=at(invoke, "host1"))
     assert outcome.code == 0, outcome.err
     return outcome.out + outcome.err
 
@@ -319,18 +326,18 @@ def test_the_fastest_way_is_taken_and_all_is_counted(invoke: Invoke) -> None:
         if release < (5, 18):
             pytest.skip("live frames are there since 5.18")
         with python(invoke, "box", DROP):
-            received = counter(invoke, "box", "eth1", "rx_packets")
+            before = received(invoke)
             assert "by live frames" in (said := send(invoke, *fast, "--count=200000"))
             assert "200,000 frames" in said
-            assert counter(invoke, "box", "eth1", "rx_packets") >= received + 200_000
+            assert received(invoke) >= before + 200_000
             assert "50 frames" in send(invoke, *fast, "--count=50")
 
 
-def counter(invoke: Invoke, node: str, dev: str, name: str) -> int:
-    command = f"ip -json -stats link show dev {dev}"
-    outcome = invoke("lab", f"--join={node}", "--command", command)
-    kind, what = name.split("_")
-    return int(json.loads(outcome.out)[0]["stats64"][kind][what])
+def received(invoke: Invoke) -> int:
+    """How many packets came to the box from host 1."""
+    command = [*at(invoke, "box"), "ip", "-json", "-stats", "link", "show", "dev", "eth1"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(json.loads(said)[0]["stats64"]["rx"]["packets"])
 
 
 @root
