@@ -12,7 +12,6 @@ import ctypes
 import errno
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,8 @@ from xdplab.network import BOX, Cable, Network, Port
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _IFA_F_NODAD = 2  # linux/if_addr.h: use it at once, without asking whether it is another's
 _IPV6 = Path("/proc/net/if_inet6")
-_GRACE = 1.0  # seconds from SIGHUP to SIGKILL
+_GRACE = 1.0  # seconds from SIGHUP to SIGKILL, and for that to work
+_POLL = 0.02
 _BOTH = Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding")
 _PING = Path("/proc/sys/net/ipv4/ping_group_range")  # who may ping without a capability: icmp(7)
 
@@ -41,7 +41,7 @@ def lay_out(hosts: int, *, vlan: bool, ipv6: bool) -> dict[str, int]:
     if ipv6 and not _IPV6.exists():
         raise OSError("this kernel has no IPv6")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit())  # by way of clear()
+        signal.signal(number, _leave)
     with _at_home():
         for node in network.nodes:
             _call("unshare", _CLONE_NEWNET)
@@ -56,17 +56,23 @@ def lay_out(hosts: int, *, vlan: bool, ipv6: bool) -> dict[str, int]:
 
 def clear() -> None:
     """End all that is in the nodes, and let them go."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGHUP, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE
-        for pid in _inhabitants():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        while list(_inhabitants()) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        told: set[int] = set()
+        while (found := set(_inhabitants())) and time.monotonic() < deadline:
+            for pid in found - told:  # children that came meanwhile too
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= found
+            time.sleep(_POLL)
     while _held:
         os.close(_held.popitem()[1])
+
+
+def _leave(*_: object) -> None:
+    """Clear at once and end: an exception could end a clear() that is under way."""
+    clear()
+    os._exit(0)
 
 
 def _inhabitants() -> Iterator[int]:
