@@ -26,6 +26,7 @@ from conftest import (
     Background,
     Invoke,
     assert_refused,
+    copy_checkout,
     copy_pair,
     wait_until,
 )
@@ -260,14 +261,14 @@ def test_a_terminal_that_is_closed_detaches(lab: Invoke, host: Namespace) -> Non
 @pytest.fixture(scope="module")
 def old(labs: Callable[[str], Invoke], tmp_path_factory: pytest.TempPathFactory) -> Invoke:
     """The pair as such a kernel would have it run: asked for a bpf_link, it gets EINVAL."""
-    _, user = copy_pair(tmp_path_factory.mktemp("pair"))
-    asked = "xdp_link_create(ifindex, prog_fd, mode)"
-    assert asked in user.read_text()
-    user.write_text(user.read_text().replace(asked, "-EINVAL"))
-    invoke = Invoke(tmp_path_factory.mktemp("old") / "workspace")
+    checkout = copy_checkout(tmp_path_factory.mktemp("old") / "checkout")
+    asked, header = "xdp_link_create(ifindex, prog_fd, mode)", checkout / "xdp_attach.h"
+    assert asked in header.read_text()
+    header.write_text(header.read_text().replace(asked, "-EINVAL"))
+    invoke = Invoke(checkout.with_name("workspace"), cwd=checkout)
     tree = (labs(KERNELS[0]).workspace / "current").read_text().strip()
     assert invoke("setup", "--tree", tree).code == 0
-    assert invoke("build", "--sample", user).code == 0
+    assert invoke("build").code == 0
     return invoke
 
 
