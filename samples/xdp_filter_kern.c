@@ -246,7 +246,7 @@ static __always_inline __u64 rule_of_ipv6(const struct config *config, void *at,
 {
 	struct ipv6hdr *ip = at;
 	struct discovery *discovery;
-	__u64 rule;
+	__u64 rule, side;
 
 	if ((void *)(ip + 1) > data_end || *(__u8 *)at >> 4 != 6)
 		return 0;
@@ -259,12 +259,9 @@ static __always_inline __u64 rule_of_ipv6(const struct config *config, void *at,
 	if (!discovery)
 		return 0;
 	/* who is looked for will be spoken to; who says that it's there will speak */
-	if ((void *)(discovery + 1) <= data_end) {
-		if (discovery->type == SOLICITATION)
-			rule = rule6(config, discovery->target, DST);
-		else if (discovery->type == ADVERTISEMENT)
-			rule = rule6(config, discovery->target, SRC);
-	}
+	side = discovery->type == SOLICITATION ? DST : discovery->type == ADVERTISEMENT ? SRC : 0;
+	if (side && (void *)(discovery + 1) <= data_end)
+		rule = rule6(config, discovery->target, side);
 	return rule ? rule : FOUND_NEIGHBOUR;
 }
 

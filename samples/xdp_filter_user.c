@@ -1052,8 +1052,9 @@ static bool undo_of(pid_t holder, __u64 started)
 	if (!open_lock(&filter))
 		return true;
 	owner = read_owner();
-	return !owner.holder || owner.holder != (__u32)holder || owner.started != started ||
-	       undo(&owner);
+	if (owner.net && (owner.holder != (__u32)holder || owner.started != started))
+		return true;
+	return undo(&owner); /* without an owner it is half made, and its maker has gone */
 }
 
 static int unload(void)
@@ -1306,8 +1307,6 @@ static void pin_links(const struct filter *filter)
 		owner->device[i].has_link = 1;
 		store(&filter->table[OWNER], 0);
 	}
-	owner->stays = 1;
-	store(&filter->table[OWNER], 0);
 }
 
 /* each CPU's drops, as xdp_ip_filter prints them */
@@ -1390,9 +1389,11 @@ static int load(struct options *options)
 	add(filter, &options->rules);
 	attach_all(filter, options, prog_fd);
 	if (options->stays) {
+		pin_links(filter);
 		owner->holder = options->seconds ? watchdog : 0;
 		owner->started = options->seconds ? start_of(watchdog) : 0;
-		pin_links(filter);
+		owner->stays = 1;
+		store(&filter->table[OWNER], 0);
 		say_to_watchdog(STAYS);
 		if (options->seconds)
 			fprintf(stderr, "process %d undoes it in %g s\n", watchdog, options->seconds);
