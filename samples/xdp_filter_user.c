@@ -54,9 +54,10 @@ static void *allocate(size_t count, size_t size)
 
 /* ---- maps */
 
-enum { FREE, COMING, THERE, GOING }; /* a killed command leaves COMING and GOING */
+enum { FREE, COMING, THERE, GOING }; /* COMING and GOING until sweep() */
+enum { DECISION = UNCOVERED }; /* a slot that isn't a rule's, in the book */
 
-/* a rule as it was given; the next command finishes what a killed one left */
+/* a rule as it was given */
 struct entry {
 	__u8 address[16]; /* of IPv4 the first four */
 	__u8 length;
@@ -497,15 +498,15 @@ static void take_away(const struct filter *filter, __u32 slot)
 	}
 }
 
-/* tell the kernel half where there are rules */
-static void ask_anew(const struct filter *filter)
+/* tell the kernel half where there are rules, but for those in the state @leaving */
+static void ask_anew(const struct filter *filter, __u8 leaving)
 {
 	__u32 slot, ask = 0;
 
 	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
 		const struct entry *entry = entry_of(filter, slot);
 
-		if (entry->state == THERE || entry->state == COMING)
+		if (entry->state != FREE && entry->state != leaving)
 			ask |= entry->sides << entry->place;
 	}
 	*(volatile __u32 *)&filter->config->ask = ask;
@@ -524,30 +525,32 @@ static void add_to(struct count *sum, const struct count *count)
 	sum->bytes += count->bytes;
 }
 
-/* finish what is GOING, and take back what is COMING: that was never given as a whole */
+/*
+ * Finish what a command has decided, or take it back: with one word, the DECISION, all
+ * rules that are COMING are there, and all that are GOING are gone.
+ */
 static void sweep(const struct filter *filter)
 {
 	const struct table *counters = &filter->table[COUNTERS];
+	bool decided = entry_of(filter, DECISION)->state == THERE, any = false;
+	__u8 leaving = decided ? GOING : COMING, staying = decided ? COMING : GOING;
 	__u32 slots = filter->config->slots, slot, i;
-	bool any = false;
 
 	for (slot = FIRST_RULE; slot < slots; slot++) {
-		struct entry *entry = entry_of(filter, slot);
+		__u8 state = entry_of(filter, slot)->state;
 
-		if (entry->state != COMING && entry->state != GOING)
-			continue;
-		take_away(filter, slot);
-		any = true;
+		if (state == staying)
+			set_state(filter, slot, THERE);
+		else if (state == leaving)
+			take_away(filter, slot);
+		any |= state == leaving;
 	}
-	if (!any)
-		return;
-	for (slot = FIRST_RULE; slot < slots; slot++)
-		if (entry_of(filter, slot)->state == COMING)
-			set_state(filter, slot, GOING);
-	ask_anew(filter);
-	wait_for_packets(); /* none counts for these rules any more, nor finds them */
-	for (slot = FIRST_RULE; slot < slots; slot++) {
-		if (entry_of(filter, slot)->state != GOING)
+	if (any) {
+		ask_anew(filter, leaving);
+		wait_for_packets(); /* none counts for these rules any more, nor finds them */
+	}
+	for (slot = FIRST_RULE; any && slot < slots; slot++) {
+		if (entry_of(filter, slot)->state != leaving)
 			continue;
 		for (i = slot; i < counters->entries; i += slots) {
 			struct count *count = element(counters, i);
@@ -556,9 +559,11 @@ static void sweep(const struct filter *filter)
 			memset(count, 0, sizeof(*count));
 			store(counters, i);
 		}
+		store(counters, GONE);
 		set_state(filter, slot, FREE);
 	}
-	store(counters, GONE);
+	if (decided)
+		set_state(filter, DECISION, FREE);
 }
 
 static void open_filter(struct filter *filter)
@@ -795,9 +800,9 @@ static void add(const struct filter *filter, struct rules *rules)
 			     rules->line[i], strerror(-err));
 		}
 	}
-	ask_anew(filter);
-	for (i = 0; i < rules->count; i++)
-		set_state(filter, chosen[i], THERE);
+	ask_anew(filter, FREE);
+	set_state(filter, DECISION, THERE);
+	sweep(filter);
 	free(chosen);
 }
 
@@ -821,6 +826,7 @@ static void take(const struct filter *filter, struct rules *rules)
 			refuse(rules, i, "is not there", NULL);
 	for (i = 0; i < rules->count; i++)
 		set_state(filter, chosen[i], GOING);
+	set_state(filter, DECISION, THERE);
 	sweep(filter);
 }
 
