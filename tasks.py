@@ -32,7 +32,6 @@ from xdplab import (
     skeleton,
     testbed,
     tracing,
-    traffic,
     view,
 )
 from xdplab import completion as completing
@@ -507,18 +506,14 @@ def send(
 ) -> None:
     """Step 11: send ICMP packets that must die, or any traffic into an interface."""
     source = lab.ip if ip is None else ip
-    asked = [dev, proto, size, vlan, pcap, rate, duration]
-    if fast or count == "0" or ":" in f"{source}{to}" or any(one is not None for one in asked):
-        target = sending.usual_target(on, dev, source) if to is None else to
-        if pcap is None:
-            recipe = traffic.Recipe.of(source, target, proto, size, vlan)
-        else:
-            recipe, made = None, {"ip": ip, "to": to, "proto": proto, "size": size, "vlan": vlan}
-            one_of(pcap=True, **{name: value is not None for name, value in made.items()})
-        order = traffic.Order.of(recipe, pcap, rate, count, duration, fast=fast)
-        if lab.shell.dry:
-            lab.view.say("frames would be sent")
-            return
+    order = sending.order(
+        on, source, to, dev=dev, proto=proto, size=size, vlan=vlan, pcap=pcap, rate=rate,
+        count=count, duration=duration, fast=fast, named=ip is not None,
+    )  # fmt: skip
+    if order and lab.shell.dry:
+        lab.view.say("frames would be sent")
+        return
+    if order:
         with sending.opened(on, dev, lab.workspace, lab.shell, fast=fast) as (sender, into):
             frames, news = sending.begin(sender, into, order, lab.view.say)
             lab.view.traffic(order, frames, into, news)

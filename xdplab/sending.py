@@ -16,13 +16,14 @@ from xdplab import lifecycle, netlink, testbed
 from xdplab.boot import qemu, version_of
 from xdplab.errors import NoDevice, NotAChoice, NotANumber, NothingRuns
 from xdplab.network import NODE
+from xdplab.options import one_of
 from xdplab.outlet import Outlet
 from xdplab.process import Shell, interrupts_noted
 from xdplab.testbed import door
 from xdplab.testbed.local import LOOPBACK, LocalBench, agent_in
 from xdplab.testbed.netns import join
 from xdplab.testbed.vm import DEV, ON_CARD
-from xdplab.traffic import Order, Sent, paced
+from xdplab.traffic import Order, Recipe, Sent, paced
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
 
@@ -45,7 +46,29 @@ class Source(Protocol):
         """Send frames in turn, until all is done or Ctrl-C; gives how far it is."""
 
 
-def usual_target(where: str, dev: str | None, source: str) -> str | None:
+def order(
+    where: str, source: str, target: str | None, *, dev: str | None, proto: str | None,
+    size: str | None, vlan: str | None, pcap: str | None, rate: str | None, count: str | None,
+    duration: str | None, fast: bool, named: bool,
+) -> Order | None:  # fmt: skip
+    """What options ask for; None: no frames, but the post's packets, which are answered.
+
+    `named`: whether the source was.  Raises NotTogether, and what Recipe.of and Order.of raise.
+    """
+    asked = [dev, proto, size, vlan, pcap, rate, duration]
+    plain = not fast and count != "0" and ":" not in f"{source}{target}"
+    if plain and all(one is None for one in asked):
+        return None
+    if pcap is None:
+        to = _usual_target(where, dev, source) if target is None else target
+        recipe = Recipe.of(source, to, proto, size, vlan)
+    else:
+        recipe, made = None, {"to": target, "proto": proto, "size": size, "vlan": vlan}
+        one_of(pcap=True, ip=named, **{name: one is not None for name, one in made.items()})
+    return Order.of(recipe, pcap, rate, count, duration, fast=fast)
+
+
+def _usual_target(where: str, dev: str | None, source: str) -> str | None:
     """Whom packets are for if nobody is named; None where there is nobody usual."""
     if where == "vm":
         return ON_CARD.target
