@@ -246,13 +246,9 @@ class Filter:
         if changes and self.shell.dry:
             self.shell.run(argv)
             return []
-        with self.shell.start(argv) as running:
-            if given:
-                running.write(given)
-            running.end_input()
-            lines = list(running.lines())
-            _require(running.wait(), lines)
-        return [line.text for line in lines if line.stream == "out"]
+        fed = self.shell.feed(argv, given)
+        _require(fed.code, fed.err.strip())
+        return fed.out.splitlines()
 
 
 class _Refused(Exception):
@@ -263,9 +259,8 @@ class _Refused(Exception):
         self.said = said
 
 
-def _require(code: int, lines: Sequence[Line]) -> None:
+def _require(code: int, said: str) -> None:
     """Raise what the program's end means, if that is no good one."""
-    said = "\n".join(line.text for line in lines if line.stream == "err")
     if not code:
         return
     if "nothing is loaded" in said:

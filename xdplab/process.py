@@ -55,6 +55,15 @@ class Finished:
         return "\n".join(line.text for line in self.lines if line.stream in (streams or ("out",)))
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What became of a command that was given all its input at once."""
+
+    code: int
+    out: str
+    err: str
+
+
 class Running:
     """A command under way, in a process group of its own, so that Ctrl-C is ours to handle.
 
@@ -276,10 +285,10 @@ class Shell:
             raise CommandFailed(pasteable(argv, cwd, env), finished.code, said[-2000:])
         return finished
 
-    def feed(self, argv: Argv, text: str) -> str:
-        """What a command prints that is given `text`: for much of both, which nobody watches.
+    def feed(self, argv: Argv, text: str) -> Fed:
+        """Give a command `text`, and wait for its end: for much of both, which nobody watches.
 
-        Not for a dry run.  Raises MissingTools, and CommandFailed if it returns an error.
+        Not for a dry run.  Raises MissingTools.
         """
         self.echo(pasteable(argv))
         if not shutil.which(str(argv[0])):
@@ -287,9 +296,7 @@ class Shell:
         ended = subprocess.run(
             [*_END_WITH_US, *argv], input=text, capture_output=True, text=True, check=False
         )
-        if ended.returncode:
-            raise CommandFailed(pasteable(argv), ended.returncode, ended.stderr[-2000:])
-        return ended.stdout
+        return Fed(ended.returncode, ended.stdout, ended.stderr)
 
     def hand_over(
         self, argv: Argv, *, cwd: Path | None = None, env: Mapping[str, str] | None = None

@@ -19,12 +19,12 @@ from typing import Any
 from xdplab import interfaces, netlink
 from xdplab import outlet as outlets
 from xdplab.build import Build
-from xdplab.errors import NoSuchInterface, NotAChoice, SessionLost
+from xdplab.errors import CommandFailed, NoSuchInterface, NotAChoice, SessionLost
 from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.outlet import Outlet
 from xdplab.packets import Pinged
-from xdplab.process import Argv, Running, Shell, interrupts_noted
+from xdplab.process import Argv, Running, Shell, interrupts_noted, pasteable
 from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run
 from xdplab.testbed.kernel_log import KernelLog, Traced
 from xdplab.traffic import Sent
@@ -117,8 +117,10 @@ class LocalBench(Bench):
         """Run frames through a program of this machine's, from inside the namespace."""
         tool = prog_run.tool(self.workspace, self.shell)
         argv = self.shell.as_root([*self.enter, *prog_run.command(tool, program)], prog_run.WHY)
-        said = self.shell.feed(argv, "\n".join(prog_run.request(frames)))
-        return prog_run.returned(said.splitlines(), frames)
+        fed = self.shell.feed(argv, "\n".join(prog_run.request(frames)))
+        if fed.code:
+            raise CommandFailed(pasteable(argv), fed.code, fed.err)
+        return prog_run.returned(fed.out.splitlines(), frames)
 
     def facts(self, build: Build, process: Process) -> dict[str, object]:
         """The program's own process, and one that keeps the namespace."""
