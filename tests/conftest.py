@@ -330,9 +330,10 @@ def nobody() -> Iterator[Path]:
     try:
         os.chown(home, 65534, 65534)
         copy_checkout(home / "checkout")
-        works = [*NOBODY, sys.executable, "-c", "import invoke, xdplab.view"]
-        if subprocess.run(works, cwd=home / "checkout", check=False).returncode:
-            pytest.skip("an ordinary user can't read this checkout's .venv")
+        works = 'test -x "$0" && exec "$0" -c "import invoke, xdplab.view"'
+        tried = [*NOBODY, "sh", "-c", works, sys.executable]
+        if subprocess.run(tried, cwd=home / "checkout", check=False).returncode:
+            pytest.skip("an ordinary user can't reach this checkout's .venv, or its Python")
         make_fake_tree(home / "linux")
         give_away(home / "linux")
         yield home

@@ -28,7 +28,7 @@ from xdplab.boot import Kernel, qemu
 pytestmark = pytest.mark.tree
 
 IP = "192.168.1.78"
-CHECKS = 6  # of verify, in a network of its own
+CHECKS = 8  # of verify, in a network of its own
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def complete(invoke: Invoke) -> Callable[[str], list[str]]:
         ("invoke filter.add --mode ", ["src", "dst", "src,dst"]),
         ("invoke build --sample xdp_ip", ["xdp_ip_filter"]),
         ("invoke new ", []),
-        ("invoke new mine --kind=r", ["redirect"]),
+        ("invoke new mine --kind r", ["redirect"]),
         ("invoke setup --source d", ["distro"]),
         ("invoke setup --kernel 5.1", ["5.10", "5.11", "5.12", "5.15", "5.17", "5.19"]),
         ("invoke completion ", ["bash", "zsh", "fish"]),

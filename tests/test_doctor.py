@@ -151,7 +151,7 @@ def test_a_tree_that_is_named_must_be_there(invoke: Invoke, tmp_path: Path) -> N
 def test_an_ordinary_user_learns_what_is_missing(nobody: Path) -> None:
     invoke = Invoke(nobody / "checkout/workspace", nobody / "checkout")
     before = snapshot(nobody)
-    outcome = invoke("doctor", "--json", under=NOBODY)
+    outcome = invoke("doctor", "--json", env={"HOME": str(nobody)}, under=NOBODY)
     found = checks(outcome)
     assert snapshot(nobody) == before  # that workspace can't be made, nor need it
     assert found["root"]["found"] != "this is root"
@@ -165,7 +165,8 @@ def test_an_ordinary_user_learns_what_is_missing(nobody: Path) -> None:
 
 def test_no_new_rights(nobody: Path) -> None:
     invoke = Invoke(nobody / "workspace", nobody / "checkout")
-    found = checks(invoke("doctor", "--json", under=(*NOBODY, "--no-new-privs")))
+    env = {"HOME": str(nobody)}
+    found = checks(invoke("doctor", "--json", env=env, under=(*NOBODY, "--no-new-privs")))
     assert found["root"]["outcome"] == "missing"
     assert "no_new_privs" in found["root"]["found"]
 

@@ -374,7 +374,7 @@ def test_what_this_machine_can_not_do_is_no_failure(small: tuple[Invoke, Path]) 
 
 def test_nobody_at_a_terminal(invoke: Invoke) -> None:
     outcome = invoke("tutorial")
-    assert_refused(outcome, 2, "no terminal", "invoke tutorial --yes", "--list")
+    assert_refused(outcome, 2, "needs a terminal", "invoke tutorial --yes", "--list")
     assert not invoke.workspace.exists()
 
 
