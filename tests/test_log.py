@@ -164,9 +164,11 @@ def test_what_a_format_made_is_recognised(parts: list[tuple[str, int]], last: st
 
 # ---- really
 
-IN_TRACEFS = ("unshare", "--mount", "sh", "-c",
-              "mount -t tracefs tracefs /sys/kernel/tracing && cd /sys/kernel/tracing/instances"
-              ' && exec "$@"', "sh")  # fmt: skip
+MOUNTED = (
+    "set -e; cd /sys/kernel/tracing; [ -e trace_pipe ] || mount -t tracefs tracefs $PWD; cd {};"
+    ' exec "$@"'
+)
+IN_TRACEFS = ("unshare", "--mount", "sh", "-c", MOUNTED.format("$PWD/instances"), "sh")
 LINE = re.compile(r"^\d+\.\d{6} cpu \d+ \S+ in softirq: (.*)$", re.MULTILINE)
 
 
@@ -379,8 +381,7 @@ def test_a_kernel_without_tracefs(invoke: Invoke) -> None:
 
 @really
 def test_where_tracefs_is_mounted_it_is_used(invoke: Invoke) -> None:
-    mounted = 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$@"'
-    under = ("unshare", "--mount", "sh", "-c", mounted, "sh")
+    under = ("unshare", "--mount", "sh", "-c", MOUNTED.format("$OLDPWD"), "sh")
     outcome = invoke("log", "--all", "--duration=0.1", under=under)
     assert outcome.code == 0, outcome.err
 

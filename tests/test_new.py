@@ -89,7 +89,6 @@ def test_what_is_told_of_it(invoke: Invoke, tmp_path: Path) -> None:
 def test_two_samples_of_one_name(tmp_path: Path, workspace: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")
     second = checkout / "samples/xdp_ip_filter_kern.c"
-    second.parent.mkdir()
     second.touch()
     outcome = Invoke(workspace, cwd=checkout)("run")
     assert_refused(outcome, 2, "two of that name", str(checkout), str(second.parent), "path")
