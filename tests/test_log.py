@@ -390,7 +390,8 @@ def test_where_tracefs_is_mounted_it_is_used(invoke: Invoke) -> None:
 def test_only_the_reader_is_root(nobody: Path, with_sudo: tuple[str | Path, ...]) -> None:
     theirs = Invoke(nobody / "workspace", cwd=nobody / "checkout")
     before = instances()
-    outcome = theirs("log", "--all", "--duration=0.5", under=with_sudo)
+    env = {"HOME": str(nobody)}
+    outcome = theirs("log", "--all", "--duration=0.5", env=env, under=with_sudo)
     assert outcome.code == 0, outcome.err
     (command,) = outcome.commands()
     assert command.startswith("sudo -n unshare --mount sh ")
