@@ -92,3 +92,11 @@ def locked(path: Path, *, dry: bool = False) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def mounted(kind: str) -> Iterator[str]:
+    """Where file systems of a kind are mounted, as this process sees it (proc(5))."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, one, *_ = line.split()
+        if one == kind:
+            yield place

@@ -30,6 +30,7 @@ from xdplab.errors import (
     StillAttached,
     TooManyRules,
 )
+from xdplab.files import mounted
 from xdplab.model import Policy, Side
 from xdplab.options import choice, number, seconds, whole_number, words
 from xdplab.process import Line, Running, Shell
@@ -307,8 +308,7 @@ def check(
     """
     for dev in wanted.devs:
         runner.check_interface(dev, bench)
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    if not any(kind == "bpf" and place == str(BPFFS) for _, place, kind, *_ in mounts):
+    if str(BPFFS) not in mounted("bpf"):
         raise NoBpffs(BPFFS)
     lifelines.spare(wanted.devs, wanted.policy, new, None, force=force, tell=tell)
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xdplab import lifelines
 from xdplab.boot import version_of
 from xdplab.version import KernelVersion
 
@@ -48,7 +47,6 @@ class Interface:
     native: bool | None = None  # whether the driver has it, if the kernel says so
     offload: bool | None = None
     default_route: bool = False
-    session: bool = False  # whether an ssh session comes through it, this one or another's
     peer: Interface | None = None  # a veth's other end, if it is in the same namespace
 
 
@@ -83,7 +81,6 @@ def _read(link: Any) -> Interface:
         native=None if features is None else bool(features & _BASIC),
         offload=None if features is None else bool(features & _OFFLOAD),
         default_route=_carries_default_route(link["index"]),
-        session=any(name in line.devs for line in lifelines.sessions()),
     )
 
 

@@ -179,6 +179,11 @@ def sessions() -> list[Lifeline]:
         ]
 
 
+def come_through(dev: str) -> bool:
+    """Whether one of the ssh sessions comes through an interface."""
+    return any(dev in line.devs for line in sessions())
+
+
 def _inherited() -> Iterator[tuple[Address, Address]]:
     """Client and server of SSH_CONNECTION, of this process and all that it comes from."""
     yield from _ends(os.environ.get(_SSH, ""))

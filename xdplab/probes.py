@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xdplab import interfaces, netlink
+from xdplab import interfaces, lifelines, netlink
 from xdplab.boot import config, qemu, version_of
 from xdplab.boot.beside import BOOT
 from xdplab.dialect import Dialect
 from xdplab.errors import LabError
+from xdplab.files import mounted
 from xdplab.kbuild import VMLINUX_BTF
 from xdplab.minima import minimum
 from xdplab.process import Finished, Shell, find
@@ -275,8 +276,7 @@ def mount(machine: Machine, name: str) -> Found:
 
 
 def _mounted(kind: str) -> str:
-    lines = (line.split() for line in (_read("/proc/self/mounts") or "").splitlines())
-    return next((place for _, place, one, *_ in lines if one == kind), "")
+    return next(mounted(kind), "")
 
 
 # ---- what this process may do
@@ -377,7 +377,7 @@ def spared(machine: Machine, name: str) -> Found:
     words = [
         word
         for word, holds in (
-            ("an ssh session", it.session),
+            ("an ssh session", lifelines.come_through(machine.dev)),
             ("the default route", it.default_route),
         )
         if holds
@@ -412,7 +412,8 @@ def generic(machine: Machine, name: str) -> Found:
 def _tried(machine: Machine, mode: str) -> Found | None:
     """What came of attaching a program that passes all, where that disturbs nobody."""
     it = interfaces.of(machine.dev)
-    busy = it.session or it.default_route or bool(netlink.attached(machine.dev))
+    reached = it.default_route or lifelines.come_through(machine.dev)
+    busy = reached or bool(netlink.attached(machine.dev))
     links = Range.parse("v5.9", "")  # bpf_link for XDP
     able = bool(root(machine, "").will_do) and user_namespace(machine, "").will_do
     if busy or not able or not machine.running or machine.running not in links:
