@@ -352,7 +352,9 @@ def test_ctrl_c_ends_it_and_what_was_sent_is_told(invoke: Invoke) -> None:
         "sh",
     )
     with invoke.start("send", "--dev=lo", "--count=0", "--rate=50", under=namespace) as sending:
-        devices = Path(f"/proc/{sending.process.pid}/net/dev")  # of its namespace
+        proc = Path("/proc", str(sending.process.pid))
+        wait_until(lambda: (proc / "ns/net").readlink() != Path("/proc/self/ns/net").readlink())
+        devices = proc / "net/dev"  # of its namespace, now that it has one
         wait_until(lambda: re.search(r"^ *lo: *[1-9]", devices.read_text(), re.MULTILINE))
         press_ctrl_c(sending)
         outcome = sending.wait()
