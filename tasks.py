@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -827,10 +828,50 @@ def matrix(
     matrices.require_passed(results)
 
 
+@step(
+    only="the stages to measure, with commas between: start",
+    rounds="how many readings of each way; else as many as each comparison needs",
+    json="a JSON object, on standard output",
+    record="put what is found into docs/performance.json, and write docs/performance.md anew",
+)
+def bench(
+    lab: Lab,
+    only: str | None = None,
+    rounds: str | None = None,
+    json: bool = False,
+    record: bool = False,
+) -> None:
+    """Measure each stage against its floor and its peers, side by side: the ratio first."""
+    from xdplab import bench as benches
+    from xdplab.bench import record as recording
+    from xdplab.bench.measure import Means
+
+    wanted = benches.stages(words(only))
+    each = benches.rounds(rounds)
+    if lab.shell.dry:
+        lab.view.say(f"would measure: {', '.join(wanted)}")
+        return
+    directory = lab.workspace.new_bench()
+    tree = functools.partial(lab.tree, None, None)
+    shell = replace(lab.shell, echo=benches.once(lab.view.echo))
+    means = Means(lab.workspace, shell, lab.toolchain, tree, lab.view.say)
+    if busy := benches.disturbed():
+        lab.view.say(busy)
+    with lab.view.stage("bench") as stage:
+        records = benches.run(wanted, each, means, directory, stage.report)
+        found = lab.view.bench(records, directory, json=json)
+    if record:
+        lab.view.done(recording.keep(found, list(benches.Stage)), nothing="")
+    benches.require_measured(found)
+
+
 @step(pictures="make the pictures anew too, in a real terminal, on the current tree")
 def docs(lab: Lab, pictures: bool = False) -> None:
-    """Write docs/kernels.md anew, from the tables of the library and docs/proofs.json."""
-    lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")
+    """Write docs/kernels.md and docs/performance.md anew, from what was recorded."""
+    from xdplab.bench import record as recording
+
+    for name, write in {"kernels": eras.write_page, "performance": recording.write_page}.items():
+        lab.view.done(write(dry=lab.shell.dry), nothing=f"docs/{name}.md is as it was")
     if pictures:
         made = lab.shell.run([sys.executable, "scripts/picture"], cwd=PROJECT)
         lab.view.done([line.text for line in made.lines], nothing="no picture was made")

@@ -1134,6 +1134,16 @@ class NotSolved(SampleFailed):
         )
 
 
+class NotMeasured(SampleFailed):
+    """bench: a way failed while it was measured."""
+
+    def __init__(self, failed: Iterable[str]) -> None:
+        super().__init__(
+            f"could not be measured: {'; '.join(failed)}",
+            "what it says is the cause; the rest was measured, and is kept",
+        )
+
+
 class NotAllPassed(SampleFailed):
     """survey and matrix: something was tried and failed."""
 

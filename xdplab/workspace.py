@@ -97,6 +97,10 @@ class Workspace:
         """A directory for a matrix that begins now."""
         return self.root / "matrix" / _name_of_now()
 
+    def new_bench(self) -> Path:
+        """A directory for a bench that begins now."""
+        return self.root / "bench" / _name_of_now()
+
     def matrices(self) -> list[Path]:
         """What matrices found, the newest first."""
         return sorted(self.root.glob("matrix/*/matrix.json"), reverse=True)

@@ -65,7 +65,8 @@ from xdplab.view.programs import to_json as status_json
 from xdplab.view.stage import Stage
 from xdplab.view.text import MARKS, aligned, as_long_as_read, drawable, log_line
 
-if TYPE_CHECKING:  # only a matrix needs them
+if TYPE_CHECKING:  # only a matrix and a bench need them
+    from xdplab.bench.record import Record
     from xdplab.cell import Result
     from xdplab.matrix import Plan
 
@@ -287,6 +288,28 @@ class View:
         found = result.reason or f"in {result.spent:.1f} s"
         earlier = f" (found by the matrix {result.taken_from})" if result.taken_from else ""
         self._outcome(result.outcome, str(result.cell), found + earlier)
+
+    # ---- benches
+
+    def bench(self, records: Iterable[Record], directory: Path, *, json: bool) -> Record:
+        """Show each comparison once it is made, or all of it as an object; gives the last record.
+
+        However it ends, where what was found is kept.
+        """
+        from xdplab.view import bench as benches
+
+        found: list[Record] = []
+        try:
+            for record in records:
+                found.append(record)
+                if not json:
+                    benches.show(self.out, record.measured[-1])
+        finally:
+            if found:
+                self.say(f"kept in {directory}, with pictures")
+        if json:
+            print(benches.as_json(found[-1]))
+        return found[-1]
 
     # ---- the tutorial
 
