@@ -1,4 +1,7 @@
-"""The tutorial's table of contents: `invoke --list`, then `invoke --help NAME`."""
+"""The tutorial's table of contents: `invoke --list`, then `invoke --help NAME`.
+
+A command imports what it needs when it is run: the list, each help and each TAB come at once.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -16,45 +19,12 @@ from invoke.parser.context import ParserContext
 from invoke.program import Program
 from invoke.tasks import Task, task
 
-from xdplab import build as building
-from xdplab import cases as trying
-from xdplab import (
-    census,
-    eras,
-    exporting,
-    filtering,
-    language,
-    lessons,
-    lifecycle,
-    patching,
-    plotting,
-    runner,
-    sending,
-    skeleton,
-    testbed,
-    tracing,
-    view,
-)
-from xdplab import completion as completing
-from xdplab import doctor as doctors
-from xdplab import editor as editing
-from xdplab import exercises as practice
-from xdplab import explain as explaining
-from xdplab import kernels as stock
-from xdplab import rules as ruling
-from xdplab import setup as obtaining
-from xdplab import survey as surveying
-from xdplab import tutorial as guiding
-from xdplab import verify as proving
-from xdplab import visit as visits
-from xdplab.boot import built
 from xdplab.errors import ClaimsFailed, LabError, NotSolved
-from xdplab.lab import Lab
-from xdplab.network import Network
 from xdplab.options import choice, number, one_of, whole_number, words
-from xdplab.sample import Sample
-from xdplab.testbed.netns import wired
-from xdplab.workspace import PROJECT
+
+if TYPE_CHECKING:
+    from xdplab import completion as completing
+    from xdplab.lab import Lab
 
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
 SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
@@ -78,13 +48,17 @@ def step(**helps: str) -> Callable[[Callable[..., int | None]], Any]:
     def decorate(body: Callable[..., int | None]) -> Any:
         @functools.wraps(body)
         def wrapped(c: Context, *args: Any, **options: Any) -> None:
+            from xdplab.lab import Lab
+
             try:
                 code = body(Lab.of(c.config), *args, **options)
             except KeyboardInterrupt:
                 raise Exit("interrupted: the same command goes on from here", 130) from None
             except (LabError, OSError) as error:
+                from xdplab.view import error_text
+
                 fault = LabError.of(error)
-                raise Exit(view.error_text(fault), fault.exit_code) from error
+                raise Exit(error_text(fault), fault.exit_code) from error
             if code:
                 raise Exit(code=code)
 
@@ -121,22 +95,24 @@ def tutorial(
     yes: bool = False,
 ) -> None:
     """All thirteen steps, explained, run and checked; it goes on where you left it."""
-    first, last = guiding.span(from_, step)
+    from xdplab import language, lessons, tutorial
+
+    first, last = tutorial.span(from_, step)
     lesson = lab.view.lesson(lessons.Texts.of(language.choose(lang)))
-    progress = guiding.Progress(lab.workspace)
+    progress = tutorial.Progress(lab.workspace)
     if restart and not lab.shell.dry:
         progress.forget()
     given = {"kernel": kernel, "tree": tree, "on": on, "boot": boot, "ip": ip}
     choices = progress.choices(given, lab.kernel, lab.ip)
-    session = guiding.Session(choices, lab.workspace, lab.shell, lab.toolchain, lesson.hear)
+    session = tutorial.Session(choices, lab.workspace, lab.shell, lab.toolchain, lesson.hear)
     if list:
-        lesson.steps(guiding.done(session, progress))
+        lesson.steps(tutorial.done(session, progress))
     elif lab.shell.dry:
         lesson.show_all(choices.words)
     elif yes:
-        guiding.rehearse(session, lesson, first or 1, last)
+        tutorial.rehearse(session, lesson, first or 1, last)
     else:
-        guiding.lead(session, progress, lesson, first, last)
+        tutorial.lead(session, progress, lesson, first, last)
 
 
 @step(
@@ -155,16 +131,18 @@ def setup(
     mend: bool = False,
 ) -> None:
     """Steps 1 to 3: get a kernel tree, configure it, make the headers that a build needs."""
-    wanted = obtaining.Wanted.of(
+    from xdplab import setup
+
+    wanted = setup.Wanted.of(
         kernel,
         lab.kernel,
-        choice("--source", source, obtaining.Source),
+        choice("--source", source, setup.Source),
         Path(tree) if tree is not None else None,
         remote,
     )
     tools = lab.toolchain()
     with lab.view.stage("setup") as stage:
-        found = obtaining.obtain(
+        found = setup.obtain(
             wanted, lab.workspace, tools, lab.shell, stage.report, stage.line, lab.view.say,
             mend=mend,
         )  # fmt: skip
@@ -186,12 +164,14 @@ def doctor(
     json: bool = False,
 ) -> None:
     """Look at this machine: tools, kernel, rights, an interface; a cure for all that isn't well."""
+    from xdplab import doctor
+
     machine = lab.machine(kernel, tree, dev)
-    findings = list(doctors.examine(machine))
-    if fix and doctors.fix(findings, lab.shell, lambda line: lab.view.say(line.text)):
-        findings = list(doctors.examine(machine))
+    findings = list(doctor.examine(machine))
+    if fix and doctor.fix(findings, lab.shell, lambda line: lab.view.say(line.text)):
+        findings = list(doctor.examine(machine))
     lab.view.checkup(machine, findings, json=json)
-    doctors.require_fit(findings)
+    doctor.require_fit(findings)
 
 
 @step(
@@ -201,8 +181,10 @@ def doctor(
 )
 def kernels(lab: Lab, remote: str | None = None, json: bool = False, offline: bool = False) -> None:
     """What can be had: trees by version and source for setup, and kernels that boot."""
+    from xdplab import kernels
+
     with lab.view.stage("kernels") as stage:
-        found = stock.take(lab.workspace, lab.shell, stage.report, remote, offline=offline)
+        found = kernels.take(lab.workspace, lab.shell, stage.report, remote, offline=offline)
     lab.view.kernels(found, json=json)
 
 
@@ -216,6 +198,9 @@ def patch(
     revert: bool = False,
 ) -> None:
     """Step 5: put the sample into samples/bpf/Makefile, in the tree's own words."""
+    from xdplab import lifecycle, patching
+    from xdplab.sample import Sample
+
     target = lab.tree(kernel, tree)
     if revert:
         with lab.workspace.locked(target, dry=lab.shell.dry):
@@ -249,6 +234,9 @@ def build(
     trace: bool = False,
 ) -> None:
     """Step 4 to 7: patch the tree, and build the one pair by the tree's own rules."""
+    from xdplab import build as building
+    from xdplab.sample import Sample
+
     target, pair, tools = lab.tree(kernel, tree), Sample.find(sample), lab.toolchain(gcc, clang)
     with lab.view.stage(f"building {pair.name}", pair) as stage:
         result = building.build(
@@ -272,9 +260,12 @@ def editor(
     clang: str | None = None,
 ) -> None:
     """Step 6: write compile_commands.json beside the pair, so that clangd finds every header."""
+    from xdplab import editor
+    from xdplab.sample import Sample
+
     target, pair, tools = lab.tree(kernel, tree), Sample.find(sample), lab.toolchain(gcc, clang)
     with lab.view.stage(f"asking kbuild about {pair.name}", pair) as stage:
-        written = editing.write(
+        written = editor.write(
             target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say
         )
     lab.view.commands(written, target)
@@ -286,6 +277,8 @@ def editor(
 )
 def new(lab: Lab, name: str, dir: str | None = None, kind: str = "drop") -> None:
     """Begin a pair of your own, with its packet cases: a small program that works already."""
+    from xdplab import skeleton
+
     what = choice("--kind", kind, skeleton.Kind)
     place = Path(dir) if dir is not None else None
     lab.view.made(skeleton.make(name, place, what, dry=lab.shell.dry), dry=lab.shell.dry)
@@ -306,6 +299,8 @@ def kernel(
     mend: bool = False,
 ) -> None:
     """Build the tree's own kernel, small and made for the virtual machine."""
+    from xdplab.boot import built
+
     target, tools = lab.tree(kernel, tree), lab.toolchain(gcc)
     with lab.view.stage("building a kernel") as stage:
         result = built.build(
@@ -354,6 +349,8 @@ def run(
     sample: str = TUTORIAL,
 ) -> None:
     """Step 8, 12 and 13: run the filter, and watch its counters, and log, until Ctrl-C."""
+    from xdplab import exporting, lifecycle, runner, tracing
+
     job = runner.Job(
         lab.ip if ip is None else ip,
         dev,
@@ -388,6 +385,8 @@ def run(
 )
 def plot(lab: Lab, run: str | None = None, png: str | None = None) -> None:
     """Step 12: draw the rates of a run, in the terminal or as a picture."""
+    from xdplab import plotting
+
     path = plotting.find(run, lab.workspace)
     readings, title = plotting.read(path), plotting.title(path)
     if png is None:
@@ -418,6 +417,8 @@ def verify(
     sample: str = TUTORIAL,
 ) -> None:
     """Step 8 to 12 at once: prove that three packets die, are counted, and nothing is left."""
+    from xdplab import runner, verify
+
     job = runner.Job(lab.ip if ip is None else ip, dev, mode)
     build, record = lab.built(sample, kernel, tree, ip), lab.workspace.new_run()
     bed = lab.bed(on, build, job, record, boot)
@@ -425,7 +426,7 @@ def verify(
         bed.show(build, job.options(build), lab.shell)
         return
     with bed.open(lab.shell, packets=True) as bench:
-        failed = lab.view.checks(proving.verify(build, job, bench, record, lab.view.reading))
+        failed = lab.view.checks(verify.verify(build, job, bench, record, lab.view.reading))
     if failed:
         raise ClaimsFailed([check.claim for check in failed], record.log)
 
@@ -451,26 +452,29 @@ def cases(
     sample: str = TUTORIAL,
 ) -> None:
     """Run the sample's packet cases through its program, and tell which meet another verdict."""
-    job = trying.job(lab.ip if ip is None else ip, on, wire=wire)
+    from xdplab import cases, runner
+    from xdplab.testbed.netns import wired
+
+    job = cases.job(lab.ip if ip is None else ip, on, wire=wire)
     build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
-    known = trying.required(build, job.ip)
+    known = cases.required(build, job.ip)
     bed = lab.bed(on, build, job, record, boot)
     if lab.shell.dry:
         bed.show(build, job.options(build), lab.shell)
         return
     if wire:
-        lab.view.say(trying.ON_WIRE)
+        lab.view.say(cases.ON_WIRE)
         with (
             wired(lab.shell, lab.workspace) as cable,
             runner.started(build, job, cable, record) as run,
         ):
-            met = trying.send(known, cable)
+            met = cases.send(known, cable)
     else:
         with (
             bed.open(lab.shell, packets=False) as bench,
             runner.started(build, job, bench, record) as run,
         ):
-            met = trying.run(known, bench, run.program.program)
+            met = cases.run(known, bench, run.program.program)
     wrong = lab.view.cases(met, known.file, run.place, wire=wire, json=json)
     if wrong:
         raise ClaimsFailed([f"case {one.case.name}" for one in wrong], record.log)
@@ -506,6 +510,8 @@ def send(
     fast: bool = False,
 ) -> None:
     """Step 11: send ICMP packets that must die, or any traffic into an interface."""
+    from xdplab import lifecycle, runner, sending
+
     source = lab.ip if ip is None else ip
     order = sending.order(
         on, source, to, dev=dev, proto=proto, size=size, vlan=vlan, pcap=pcap, rate=rate,
@@ -548,6 +554,10 @@ def lab(
     join: str | None = None,
 ) -> int | None:
     """A box and hosts around it, in network namespaces of their own, to try things in."""
+    from xdplab import testbed
+    from xdplab import visit as visits
+    from xdplab.network import Network
+
     errand, beside = visits.Errand.of(command), command is not None
     if join is not None:
         one_of(join=True, hosts=hosts is not None, vlan=vlan, ipv6=ipv6, **{"in": in_ is not None})
@@ -569,6 +579,8 @@ def lab(
 )
 def status(lab: Lab, all: bool = False, json: bool = False) -> None:
     """Step 9: the XDP programs of this machine: whose they are, what they did, their maps."""
+    from xdplab import census
+
     seen = census.take(lab.workspace, lab.shell, lab.view.say, everywhere=all)
     lab.view.programs(seen, json=json)
 
@@ -576,14 +588,18 @@ def status(lab: Lab, all: bool = False, json: bool = False) -> None:
 @step(file="a log; else standard input, to its end (Ctrl-D)")
 def explain(lab: Lab, file: str | None = None) -> None:
     """What messages of make, clang, libbpf, the verifier or the kernel mean, and what to do."""
-    found = explaining.explain(explaining.read(file))
+    from xdplab import explain
+
+    found = explain.explain(explain.read(file))
     lab.view.explanations(found)
-    explaining.require_known(found)
+    explain.require_known(found)
 
 
 @step(**WHERE, dev="the interface, on the host")
 def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
     """Step 10: end our filter from another terminal, or remove what one left behind."""
+    from xdplab import lifecycle, testbed
+
     if on in lifecycle.PRIVATE:
         done = lifecycle.end_private(on, lab.workspace, lab.shell)
     else:
@@ -595,8 +611,10 @@ def detach(lab: Lab, dev: str = "lo", on: str = "host") -> None:
 @step(**LANG)
 def exercises(lab: Lab, lang: str | None = None) -> None:
     """What to do after step 13: exercises that extend the pair, and which are solved."""
-    known = practice.every(language.choose(lang))
-    lab.view.exercises([(one, practice.solved(one, lab.workspace)) for one in known])
+    from xdplab import exercises, language
+
+    known = exercises.every(language.choose(lang))
+    lab.view.exercises([(one, exercises.solved(one, lab.workspace)) for one in known])
 
 
 @step(
@@ -615,9 +633,13 @@ def exercise(
     tree: str | None = None,
 ) -> None:
     """One exercise: what is asked, files to begin with, and with --check what is still wrong."""
-    asked = practice.named(name, language.choose(lang))
+    from xdplab import build as building
+    from xdplab import exercises, language, testbed
+    from xdplab.testbed.netns import wired
+
+    asked = exercises.named(name, language.choose(lang))
     if not check:
-        practice.begin(asked, lab.shell)
+        exercises.begin(asked, lab.shell)
         lab.view.assignment(asked, hints=hint)
         return
     pair, target, tools = asked.pair(), lab.tree(kernel, tree), lab.toolchain()
@@ -627,15 +649,15 @@ def exercise(
             target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say
         )
     if lab.shell.dry:
-        for job in practice.jobs(asked):
+        for job in exercises.jobs(asked):
             bed.show(result, job.options(result), lab.shell)
         return
     with wired(lab.shell, lab.workspace) as bench:
-        found = practice.check(asked, result, bench, lab.workspace.new_run())
+        found = exercises.check(asked, result, bench, lab.workspace.new_run())
         wrong = lab.view.checks(found)
     if wrong:
         raise NotSolved(asked.name, len(wrong), pair.kern)
-    practice.remember(asked, digest, lab.workspace)
+    exercises.remember(asked, digest, lab.workspace)
     lab.view.say(asked.words["labels"]["solved"])
 
 
@@ -646,6 +668,8 @@ def exercise(
 )
 def log(lab: Lab, on: str = "host", all_: bool = False, duration: str | None = None) -> None:
     """Step 13: follow what the kernel half of a run logs, from another terminal, until Ctrl-C."""
+    from xdplab import lifecycle, tracing
+
     seconds = None if duration is None else number("--duration", duration)
     lab.view.say(tracing.COST)
     lab.view.log(
@@ -689,6 +713,9 @@ def filter_load(
     tree: str | None = None,
 ) -> None:
     """Load the packet filter of samples/xdp_filter, and watch its counters until Ctrl-C."""
+    from xdplab import filtering, testbed
+    from xdplab import rules as ruling
+
     new = ruling.read(rules, "src")
     wanted = filtering.Wanted.of(dev, policy, mode, max_rules, for_, new, stay=stay)
     seconds = filtering.pause(interval)
@@ -707,6 +734,9 @@ def filter_load(
 @step(**RULE_MODE, **FORCE, rules=RULES)
 def filter_add(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> None:
     """Give the packet filter more rules while it runs: all of them, or none."""
+    from xdplab import filtering
+    from xdplab import rules as ruling
+
     new = ruling.read(rules, mode)
     filtering.Filter.find(lab.workspace, lab.shell).add(new, force=force, tell=lab.view.say)
     lab.view.remarks(new.needless())
@@ -716,6 +746,9 @@ def filter_add(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> 
 @step(**RULE_MODE, **FORCE, rules=RULES)
 def filter_remove(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> None:
     """Take rules from the packet filter while it runs: all of them, or none."""
+    from xdplab import filtering
+    from xdplab import rules as ruling
+
     old = ruling.read(rules, mode)
     filtering.Filter.find(lab.workspace, lab.shell).remove(old, force=force, tell=lab.view.say)
     lab.view.say(f"removed: {len(old):,}")
@@ -724,6 +757,8 @@ def filter_remove(lab: Lab, rules: str, mode: str = "src", force: bool = False) 
 @step(json="a JSON object, on standard output")
 def filter_list(lab: Lab, json: bool = False) -> None:
     """The packet filter's rules, as a file of rules has them, and what each of them covered."""
+    from xdplab import filtering
+
     lab.view.rules(filtering.Filter.find(lab.workspace, lab.shell).counted(), json=json)
 
 
@@ -734,6 +769,8 @@ def filter_list(lab: Lab, json: bool = False) -> None:
 )
 def filter_stats(lab: Lab, watch: bool = False, interval: str = "2", json: bool = False) -> None:
     """What the packet filter does, where, and what became of packets."""
+    from xdplab import filtering
+
     seconds = filtering.pause(interval)
     it = filtering.Filter.find(lab.workspace, lab.shell)
     lab.view.filter(filtering.watch(it, seconds) if watch else [it.stats()], json=json)
@@ -742,6 +779,8 @@ def filter_stats(lab: Lab, watch: bool = False, interval: str = "2", json: bool 
 @step()
 def filter_unload(lab: Lab) -> None:
     """End the packet filter, whoever loaded it: nothing of it is left."""
+    from xdplab import filtering
+
     filtering.Filter.find(lab.workspace, lab.shell).unload()
     lab.view.say(filtering.GONE)
 
@@ -749,6 +788,8 @@ def filter_unload(lab: Lab) -> None:
 @step(trees="remove fetched trees, kernels and downloads too (never a tree of your own)")
 def clean(lab: Lab, trees: bool = False) -> None:
     """Take back every change: samples and patches out of all trees, builds and runs away."""
+    from xdplab import lifecycle
+
     lab.view.done(lifecycle.clean(lab.workspace, lab.shell, trees=trees), nothing="all is clean")
 
 
@@ -768,15 +809,18 @@ def survey(
     record: bool = False,
 ) -> None:
     """Build and verify in every tree that is set up, with each compiler; leave them as found."""
-    chosen = surveying.trees(words(kernels), words(trees), lab.workspace)
-    toolchains = [lab.toolchain(**named) for named in surveying.trials(words(compilers))]
+    from xdplab import eras, survey
+    from xdplab.sample import Sample
+
+    chosen = survey.trees(words(kernels), words(trees), lab.workspace)
+    toolchains = [lab.toolchain(**named) for named in survey.trials(words(compilers))]
     pair = Sample.find(sample)
     with lab.view.stage("survey") as stage:
-        found = surveying.survey(chosen, toolchains, pair, lab.workspace, lab.shell, stage.line)
-        proofs = lab.view.proofs(surveying.recording(found) if record else found)
+        found = survey.survey(chosen, toolchains, pair, lab.workspace, lab.shell, stage.line)
+        proofs = lab.view.proofs(survey.recording(found) if record else found)
     if record:
         lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")
-    surveying.require_passed(proofs)
+    survey.require_passed(proofs)
 
 
 @step(
@@ -801,7 +845,7 @@ def matrix(
     cluster: str | None = None,
 ) -> None:
     """Prove the sample on a row of kernels, each in a virtual machine, side by side: one table."""
-    from xdplab import cluster as clusters  # here: the other commands start faster without
+    from xdplab import cluster as clusters
     from xdplab import matrix as matrices
     from xdplab import report as reporting
 
@@ -868,7 +912,9 @@ def bench(
 @step(pictures="make the pictures anew too, in a real terminal, on the current tree")
 def docs(lab: Lab, pictures: bool = False) -> None:
     """Write docs/kernels.md and docs/performance.md anew, from what was recorded."""
+    from xdplab import eras
     from xdplab.bench import record as recording
+    from xdplab.workspace import PROJECT
 
     for name, write in {"kernels": eras.write_page, "performance": recording.write_page}.items():
         lab.view.done(write(dry=lab.shell.dry), nothing=f"docs/{name}.md is as it was")
@@ -880,6 +926,8 @@ def docs(lab: Lab, pictures: bool = False) -> None:
 @step(shell="bash, zsh or fish", line="what is typed so far")  # noqa: S604  # no process
 def completion(lab: Lab, shell: str, line: str | None = None) -> None:
     """Have TAB complete commands, options and values: source <(invoke completion bash)."""
+    from xdplab import completion as completing
+
     kind = choice("SHELL", shell, completing.Shell)
     if line is None:
         lab.view.text(completing.script(kind))
@@ -892,6 +940,8 @@ def completion(lab: Lab, shell: str, line: str | None = None) -> None:
 
 def _command(context: ParserContext, doc: str | None = "") -> completing.Command:
     """What may follow a command, as Invoke has it from the function's parameters."""
+    from xdplab import completion as completing
+
     name = str(context.name)
     helps = HELPS.get(name.replace(".", "_"), {})
     options = {
