@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xdplab import setup, testbed
-from xdplab.boot import Kernel, built, choice
-from xdplab.build import Build, cases_of
 from xdplab.errors import NotAChoice, NotBuiltYet, NoTree
-from xdplab.probes import Machine
 from xdplab.process import Shell
-from xdplab.runner import Job, check_takes_address
-from xdplab.sample import Sample
-from xdplab.testbed import Testbed
-from xdplab.testbed.vm import Vm
-from xdplab.toolchain import Toolchain
-from xdplab.tree import Tree
-from xdplab.version import KernelVersion
 from xdplab.view import View
 from xdplab.workspace import RunRecord, Workspace
+
+if TYPE_CHECKING:
+    from xdplab.boot import Kernel
+    from xdplab.build import Build
+    from xdplab.probes import Machine
+    from xdplab.runner import Job
+    from xdplab.testbed import Testbed
+    from xdplab.toolchain import Toolchain
+    from xdplab.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,8 @@ class Lab:
 
     def toolchain(self, gcc: str | None = None, clang: str | None = None) -> Toolchain:
         """The compilers that --gcc and --clang name, or else those of the settings."""
+        from xdplab.toolchain import Toolchain
+
         return Toolchain.find(
             self.gcc if gcc is None else gcc, self.clang if clang is None else clang
         )
@@ -69,10 +69,14 @@ class Lab:
         return tree
 
     def _find(self, kernel: str | None, path: str | None) -> Tree:
+        from xdplab import setup
+
         return setup.find(self.workspace, kernel, Path(path) if path is not None else None)
 
     def machine(self, kernel: str | None, path: str | None, dev: str) -> Machine:
         """This machine, for the tree that is meant; for none, if none is named nor set up."""
+        from xdplab.probes import Machine
+
         try:
             tree = self._find(kernel, path)
         except NoTree:
@@ -86,6 +90,9 @@ class Lab:
 
         Raises NotAChoice, what the testbed misses, and what boot.choice.find raises.
         """
+        from xdplab import testbed
+        from xdplab.testbed.vm import Vm
+
         if on != Vm.name:
             if boot is not None:
                 raise NotAChoice("--on", on, [f"{Vm.name}, as there is a --boot"])
@@ -96,6 +103,9 @@ class Lab:
 
     def bootable(self, spec: str | None, build: Build) -> Kernel:
         """The kernel that is meant, or else the tree's own, or the newest of its series."""
+        from xdplab.boot import Kernel, built, choice
+        from xdplab.version import KernelVersion
+
         own = built.of(build.tree_key, self.workspace)
         if spec is None and own:
             return own
@@ -109,6 +119,10 @@ class Lab:
         self, sample: str, kernel: str | None, path: str | None, ip: str | None = None
     ) -> Build:
         """The sample's build for that tree; raises NotBuiltYet, TakesNoAddress if `ip` is given."""
+        from xdplab.build import Build, cases_of
+        from xdplab.runner import check_takes_address
+        from xdplab.sample import Sample
+
         pair, tree = Sample.find(sample), self._find(kernel, path)
         build = Build.load(self.workspace.build(tree.key, pair.name))
         if not build or build.facts["sources"][0] != str(pair.kern):  # another pair of the name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shlex
 import shutil
 import sys
@@ -11,64 +12,41 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.syntax import Syntax
-from rich.text import Text
-
-from xdplab import explain, plotting, skeleton
-from xdplab.boot.built import Built
-from xdplab.build import AllSamples, Build, about_pair
-from xdplab.cases import Met
-from xdplab.census import Seen
-from xdplab.counters import Reading
-from xdplab.dialect import Dialect
-from xdplab.doctor import Finding
 from xdplab.errors import BuildFailed, LabError
-from xdplab.exercises import Exercise
-from xdplab.explain import Explanation
-from xdplab.filtering import Counted, Loaded, Stats, watch
-from xdplab.kernels import Inventory
-from xdplab.lessons import Texts
-from xdplab.network import Network
-from xdplab.packets import Pinged
-from xdplab.patching import Change
-from xdplab.probes import Machine
-from xdplab.programs import statistics
-from xdplab.runner import Run
-from xdplab.sample import Sample
-from xdplab.survey import Proof
-from xdplab.testbed import Place
-from xdplab.tracing import Logged
-from xdplab.traffic import Order, Sent
-from xdplab.tree import Tree
-from xdplab.verify import Check, Outcome
-from xdplab.view import cases as trials
-from xdplab.view import checkup, drawing
-from xdplab.view import exercises as assignments
-from xdplab.view import filter as filters
-from xdplab.view import inventory as inventories
-from xdplab.view import live as living
-from xdplab.view import traffic as sending
-from xdplab.view.board import Board
-from xdplab.view.lesson import Lesson
-from xdplab.view.programs import lines as status_lines
-from xdplab.view.programs import to_json as status_json
-from xdplab.view.stage import Stage
-from xdplab.view.text import MARKS, aligned, as_long_as_read, drawable, log_line
+from xdplab.view.text import aligned, as_long_as_read, drawable
 
-if TYPE_CHECKING:  # only a matrix and a bench need them
+if TYPE_CHECKING:
+    from rich.console import Console
+
     from xdplab.bench.record import Record
+    from xdplab.boot.built import Built
+    from xdplab.build import AllSamples, Build
+    from xdplab.cases import Met
     from xdplab.cell import Result
+    from xdplab.census import Seen
+    from xdplab.counters import Reading
+    from xdplab.doctor import Finding
+    from xdplab.exercises import Exercise
+    from xdplab.explain import Explanation
+    from xdplab.filtering import Counted, Loaded, Stats
+    from xdplab.kernels import Inventory
+    from xdplab.lessons import Texts
     from xdplab.matrix import Plan
+    from xdplab.network import Network
+    from xdplab.packets import Pinged
+    from xdplab.patching import Change
+    from xdplab.probes import Machine
+    from xdplab.runner import Run
+    from xdplab.sample import Sample
+    from xdplab.survey import Proof
+    from xdplab.testbed import Place
+    from xdplab.tracing import Logged
+    from xdplab.traffic import Order, Sent
+    from xdplab.tree import Tree
+    from xdplab.verify import Check, Outcome
+    from xdplab.view.board import Board
+    from xdplab.view.lesson import Lesson
+    from xdplab.view.stage import Stage
 
 _WIDEST = 100  # characters of a paragraph's line
 
@@ -76,19 +54,25 @@ _WIDEST = 100  # characters of a paragraph's line
 class View:
     """A terminal or a pipe, coloured or plain (rich knows NO_COLOR)."""
 
-    def __init__(self) -> None:
-        self.out = Console(highlight=False, markup=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    @functools.cached_property
+    def out(self) -> Console:
+        """Where results are shown."""
+        return _console()
+
+    @functools.cached_property
+    def err(self) -> Console:
+        """Where all else is."""
+        return _console(stderr=True)
 
     # ---- words
 
     def echo(self, command: str) -> None:
         """A command that is run, as it can be pasted."""
-        self.err.print(Text(f"$ {command}", style="dim"))
+        self.err.print(f"$ {command}", style="dim")
 
     def say(self, text: str) -> None:
         """A sentence beside the result."""
-        self.err.print(Text(text))
+        self.err.print(text)
 
     def text(self, text: str) -> None:
         """Text for another program, as it is."""
@@ -117,6 +101,8 @@ class View:
         for file in files:
             self.say(f"{'would make' if dry else 'made'} {file}")
         if not dry:
+            from xdplab import skeleton
+
             option = shlex.join(["--sample", skeleton.named(files[0])])
             for command in ("build", "verify", "run --on netns"):
                 self.say(f"  invoke {command} {option}")
@@ -129,6 +115,18 @@ class View:
 
         Afterwards, what compilers said: of the pair always, all of it if make failed.
         """
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        from xdplab.build import about_pair
+        from xdplab.view.stage import Stage
+
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -160,6 +158,8 @@ class View:
         """The outcome of setup; a dry run may have none."""
         if not tree:
             return
+        from xdplab.dialect import Dialect
+
         dialect = Dialect.of(tree)
         self.out.print(
             f"{tree.path}: Linux {tree.version}, from {tree.origin}; it says {dialect.programs}"
@@ -173,6 +173,8 @@ class View:
         for change in changes:
             self.say(f"# {change.file}, for {change.why}")
             if self.out.is_terminal:
+                from rich.syntax import Syntax
+
                 self.out.print(Syntax(change.diff(), "diff", background_color="default"))
             else:
                 sys.stdout.write(change.diff())
@@ -209,6 +211,8 @@ class View:
 
     def kernels(self, inventory: Inventory, *, json: bool) -> None:
         """What can be had: two tables on a terminal, aligned lines in a pipe, or an object."""
+        from xdplab.view import inventory as inventories
+
         for line in inventory.unanswered:
             self.say(line)
         rows = {
@@ -226,6 +230,8 @@ class View:
 
     def checkup(self, machine: Machine, findings: Sequence[Finding], *, json: bool) -> None:
         """What the doctor found: a table on a terminal, aligned lines in a pipe, or an object."""
+        from xdplab.view import checkup
+
         tree = machine.tree
         self.say(
             f"for {tree.path}: Linux {tree.version}" if tree else "for no tree: none is set up"
@@ -244,13 +250,17 @@ class View:
         for proof in survey:
             found = proof.reason or f"prepared in {proof.prepare} s, built in {proof.build} s"
             what = f"{proof.version} from {proof.source}: {proof.gcc}; {proof.clang}"
-            self._outcome(proof.outcome, what, found)
+            self._outcome(proof.outcome, f"{what}: {found}")
             proofs.append(proof)
         return proofs
 
-    def _outcome(self, outcome: Outcome, what: str, found: str) -> None:
+    def _outcome(self, outcome: Outcome, what: str) -> None:
+        from rich.text import Text
+
+        from xdplab.view.marks import MARKS
+
         mark, style = MARKS[outcome]
-        self.out.print(Text(mark, style=style), Text(f"{what}: {found}"))
+        self.out.print(Text(mark, style=style), Text(what))
 
     # ---- matrices
 
@@ -260,7 +270,10 @@ class View:
 
         At the end, an early one too: the table, why cells did not pass, and where the report is.
         """
+        from rich.live import Live
+
         from xdplab.report import JSON, JUNIT, PAGE
+        from xdplab.view.board import Board
 
         live = self.out.is_terminal and self.err.is_terminal
         board = Board(plan, (lambda _: None) if live else self._result)
@@ -277,7 +290,7 @@ class View:
 
     def _found(self, board: Board, *, live: bool) -> None:
         if not live:
-            self.out.print(Text(aligned(board.rows())))
+            self.out.print(aligned(board.rows()))
             return
         self.out.print(board.table(), soft_wrap=False)
         for result in board.found:
@@ -287,7 +300,7 @@ class View:
     def _result(self, result: Result) -> None:
         found = result.reason or f"in {result.spent:.1f} s"
         earlier = f" (found by the matrix {result.taken_from})" if result.taken_from else ""
-        self._outcome(result.outcome, str(result.cell), found + earlier)
+        self._outcome(result.outcome, f"{result.cell}: {found}{earlier}")
 
     # ---- benches
 
@@ -315,6 +328,8 @@ class View:
 
     def lesson(self, texts: Texts) -> Lesson:
         """Who shows the tutorial's steps, and asks."""
+        from xdplab.view.lesson import Lesson
+
         return Lesson(self.out, texts)
 
     # ---- runs
@@ -324,10 +339,12 @@ class View:
 
         In a form of live.FORMS; else it is drawn on a terminal, and plain elsewhere.
         """
+        from xdplab.view import live as living
+
         for remark in run.remarks():
             self.say(remark)
         drawn = form is None and drawable(self.out)
-        run.on_log = lambda line: (self.out if drawn else self.err).print(log_line(line))
+        run.on_log = lambda line: (self.out if drawn else self.err).print(living.log_line(line))
         with as_long_as_read(), contextlib.suppress(TimeoutError, KeyboardInterrupt):
             if drawn:
                 living.draw(self.out, run, run.output(seconds))
@@ -336,6 +353,8 @@ class View:
 
     def filter(self, readings: Iterable[Stats | str], *, json: bool = False) -> None:
         """Show the packet filter until its end, or Ctrl-C: drawn on a terminal, else in lines."""
+        from xdplab.view import filter as filters
+
         with as_long_as_read(), contextlib.suppress(KeyboardInterrupt):
             if drawable(self.out) and not json:
                 filters.draw(self.out, readings)
@@ -346,10 +365,14 @@ class View:
         """A packet filter that was loaded just now, to its end or how to end it."""
         self.remarks(it.remarks)
         if it.process:
+            from xdplab.filtering import watch
+
             self.filter(watch(it.filter, interval, it.process), json=json)
 
     def rules(self, counted: Iterable[Counted], *, json: bool) -> None:
         """The packet filter's rules, and what each covered."""
+        from xdplab.view import filter as filters
+
         with as_long_as_read():
             if json:
                 print(filters.rules_json(counted))
@@ -358,6 +381,8 @@ class View:
 
     def log(self, lines: Iterator[Logged]) -> None:
         """Show what is logged until there is no more, Ctrl-C, or nobody reads any more."""
+        from xdplab.view.live import log_line
+
         with as_long_as_read(), contextlib.suppress(KeyboardInterrupt):
             for line in lines:
                 self.out.print(log_line(line))
@@ -365,10 +390,14 @@ class View:
 
     def reading(self, reading: Reading) -> None:
         """A reading of a run that is not watched for its own sake."""
+        from xdplab.view import live as living
+
         self.say(f"     {living.sentence(reading)}")
 
     def plot(self, readings: Sequence[Reading], title: str) -> None:
         """A run's rates, drawn as large as the terminal is; and in words."""
+        from xdplab import plotting
+
         size = (self.out.width, min(self.out.height - 2, 24))
         colour = self.out.color_system is not None and not self.out.no_color
         with as_long_as_read():
@@ -377,14 +406,18 @@ class View:
 
     def pictured(self, path: Path, readings: Sequence[Reading]) -> None:
         """Where the picture of a run is; and what is in it, in words."""
+        from xdplab import plotting
+
         self.out.print(f"{path}: {plotting.summary(readings)}")
 
     def checks(self, checks: Iterable[Check]) -> list[Check]:
         """Show each claim as it is decided; gives those that did not hold."""
+        from xdplab.verify import Outcome
+
         failed = []
         for check in checks:
             outcome = Outcome.PASSED if check.held else Outcome.FAILED
-            self._outcome(outcome, check.claim, check.found)
+            self._outcome(outcome, f"{check.claim}: {check.found}")
             if not check.held:
                 failed.append(check)
         return failed
@@ -393,6 +426,9 @@ class View:
         self, met: Sequence[Met], file: str, place: Place, *, wire: bool, json: bool
     ) -> list[Met]:
         """What became of packet cases, the reason below those that are wrong; gives these."""
+        from xdplab.verify import Outcome
+        from xdplab.view import cases as trials
+
         wrong = [one for one in met if not one.held]
         frames = sum(len(one.found) for one in met)
         with as_long_as_read():
@@ -401,10 +437,9 @@ class View:
             else:
                 lines = aligned([*trials.rows(met)]).splitlines()
                 for one, line in zip(met, lines, strict=True):
-                    mark, style = MARKS[Outcome.PASSED if one.held else Outcome.FAILED]
-                    self.out.print(Text(mark, style=style), Text(line))
+                    self._outcome(Outcome.PASSED if one.held else Outcome.FAILED, line)
                     if not one.held:
-                        self.out.print(Text(f"     {one.case.why}"))
+                        self.out.print(f"     {one.case.why}")
         self.say(
             f"{len(met)} cases of {file}, {frames} frames, on Linux {place.release}"
             f" ({place.where}): {f'{len(wrong)} wrong' if wrong else 'all hold'}"
@@ -414,8 +449,8 @@ class View:
     def explanations(self, found: Sequence[Explanation]) -> None:
         """What messages mean, each below the first line that has it."""
         for one in found:
-            self.out.print(Text(one.line, style="bold"))
-            self.out.print(Text(f"{_paragraph(one.means)}\n"))
+            self.out.print(one.line, style="bold")
+            self.out.print(f"{_paragraph(one.means)}\n")
 
     def pinged(self, source: str, target: str, pinged: Pinged) -> None:
         """What became of packets that were sent by hand."""
@@ -426,6 +461,8 @@ class View:
 
     def traffic(self, order: Order, frames: list[bytes], dev: str, news: Iterable[Sent]) -> None:
         """Frames while they are sent, and what became of it in the end."""
+        from xdplab.view import traffic as sending
+
         last = sending.follow(self.err, news, self.say)
         if last.why:
             self.say(f"not as fast as it might be: {last.why}")
@@ -433,13 +470,16 @@ class View:
 
     def programs(self, seen: Sequence[Seen], *, json: bool) -> None:
         """The XDP programs of this machine."""
+        from xdplab.programs import statistics
+        from xdplab.view import programs
+
         counted = statistics()
         with as_long_as_read():
             if json:
-                print(status_json(seen, counted))
+                print(programs.to_json(seen, counted))
                 return
-            for line in status_lines(seen, counted):
-                self.out.print(Text(line))
+            for line in programs.lines(seen, counted):
+                self.out.print(line)
         if not any(one.attached for one in seen):
             self.say("no XDP program is on any interface that was looked at; --all looks at all")
 
@@ -447,28 +487,43 @@ class View:
 
     def network(self, network: Network, here: str, *, beside: bool) -> None:
         """Who is where in a lab, and who is `here`; beside a command's own output if asked."""
+        from xdplab.view import drawing
+
         console = self.err if beside else self.out
         if console.is_terminal:
             drawing.show(console, network, here)
             return
         for line in drawing.lines(network, here):
-            console.print(Text(line))
+            console.print(line)
 
     # ---- exercises
 
     def exercises(self, exercises: Sequence[tuple[Exercise, bool | None]]) -> None:
         """Every exercise and how far it is."""
+        from xdplab.view import exercises as assignments
+
         with as_long_as_read():
             print(aligned(list(assignments.rows(exercises))))
 
     def assignment(self, exercise: Exercise, *, hints: bool) -> None:
         """What an exercise asks for."""
+        from xdplab.view import exercises as assignments
+
         with as_long_as_read():
             print(assignments.assignment(exercise, hints=hints, width=min(self.out.width, 88)))
 
 
+def _console(*, stderr: bool = False) -> Console:
+    """A terminal that shows words as they are."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, emoji=False, highlight=False, markup=False, soft_wrap=True)
+
+
 def error_text(error: LabError) -> str:
     """An error as it is shown: what is wrong, what to do, and what somebody's words mean."""
+    from xdplab import explain
+
     cure = error.cure.replace("\n", "\n  ")
     text = f"error: {error.message}\n  {cure}"
     known = explain.cause(error.said)

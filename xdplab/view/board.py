@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from xdplab.view.text import MARKS
+from xdplab.view.marks import MARKS
 
 if TYPE_CHECKING:  # only a matrix needs them
     from xdplab.cell import Cell, Result

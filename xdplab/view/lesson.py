@@ -14,7 +14,7 @@ from xdplab.errors import LabError
 from xdplab.lessons import Texts
 from xdplab.tutorial import FILTER, STEPS, Answer, Step
 from xdplab.verify import Outcome
-from xdplab.view.text import MARKS
+from xdplab.view.marks import MARKS
 
 _WIDTH = 80  # columns at most: longer lines are hard to read
 _COMMAND = r"`[^`]+`"

@@ -17,6 +17,7 @@ from xdplab import formats
 from xdplab.counters import Reading, busiest
 from xdplab.hints import hinted
 from xdplab.runner import Run
+from xdplab.tracing import Logged
 
 _ONLINE = Path("/sys/devices/system/cpu/online")
 _PLACES = {
@@ -231,3 +232,10 @@ def write(run: Run, seconds: float | None, form: str, tell: Callable[[str], None
 
 def _print(line: str) -> None:
     print(line, flush=True)
+
+
+def log_line(line: Logged) -> Text:
+    """What a kernel half logged, and dimmed before it when, on which CPU, and in whose midst."""
+    if line.at is None:
+        return Text(f"cpu {line.cpu}: {line.text}", style="bold yellow")
+    return Text.assemble((f"{line.at:.6f} cpu {line.cpu} {line.task}: ", "dim"), line.text)

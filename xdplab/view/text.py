@@ -1,4 +1,4 @@
-"""What the views share: marks of outcomes, aligned lines, output whose reader may leave."""
+"""What the views share: aligned lines, output whose reader may leave."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
-from xdplab.tracing import Logged
-from xdplab.verify import Outcome
-
-MARKS = {
-    Outcome.PASSED: ("ok  ", "green"),
-    Outcome.FAILED: ("FAIL", "bold red"),
-    Outcome.ERROR: ("ERR ", "bold magenta"),
-    Outcome.SKIPPED: ("skip", "yellow"),
-}
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def drawable(console: Console) -> bool:
@@ -35,13 +26,6 @@ def as_long_as_read() -> Iterator[None]:
     except BrokenPipeError:
         # or else Python complains once more when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def log_line(line: Logged) -> Text:
-    """What a kernel half logged, and dimmed before it when, on which CPU, and in whose midst."""
-    if line.at is None:
-        return Text(f"cpu {line.cpu}: {line.text}", style="bold yellow")
-    return Text.assemble((f"{line.at:.6f} cpu {line.cpu} {line.task}: ", "dim"), line.text)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
