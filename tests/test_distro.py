@@ -28,6 +28,7 @@ from xdplab.sources.distro import (
 )
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
+from xdplab.trees import find
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
 
@@ -390,7 +391,7 @@ def test_a_candidate_and_its_release_live_side_by_side(machine: Path, tmp_path: 
     release = set_up(workspace, "7.3")
     assert (str(candidate.version), str(release.version)) == ("7.3-rc7", "7.3.4")
     assert set_up(workspace, "7.3-rc7") == candidate
-    assert setup.find(workspace, "7.3") == release
+    assert find(workspace, "7.3") == release
 
 
 @needs_apt

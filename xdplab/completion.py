@@ -1,6 +1,7 @@
 """What can come next on a command line: commands, their options, and the options' values.
 
-A shell asks on each TAB, so nothing here runs a command or asks the network.
+A shell asks on each TAB, so nothing here runs a command or asks the network, and what
+an option takes is imported with it.
 """
 
 from __future__ import annotations
@@ -11,26 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xdplab import exercises, netlink, setup, templates, toolchain
-from xdplab import sample as sampling
-from xdplab.boot import Kernel, Source, kept
-from xdplab.boot.beside import BOOT
-from xdplab.cell import MODES as MATRIX_MODES
-from xdplab.filtering import MODES as FILTER_MODES
-from xdplab.language import LANGUAGES
-from xdplab.model import Policy
-from xdplab.network import Network
-from xdplab.rules import MODES as SIDES
-from xdplab.runner import MODES
-from xdplab.sample import KERN
-from xdplab.skeleton import Kind
-from xdplab.sources.distro import is_cloud
-from xdplab.survey import recorded
-from xdplab.testbed import NAMES
-from xdplab.traffic import Proto
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, Workspace
+
+if TYPE_CHECKING:
+    from xdplab.boot import Kernel
 
 _PROGRAMS = ("invoke", "inv")
 
@@ -113,6 +101,8 @@ class Asked:
 
 def script(shell: Shell) -> str:
     """What a shell has to source."""
+    from xdplab import templates
+
     return templates.render(
         f"completion.{shell}.j2", checkout=shlex.quote(str(PROJECT)), programs=_PROGRAMS
     )
@@ -184,9 +174,13 @@ def _commands(asked: Asked) -> list[Candidate]:
 
 def _trees(asked: Asked) -> list[Candidate]:
     """The trees that are here; for setup those that are known to work too."""
-    here = [*setup.trees(asked.workspace), *setup.foreign(asked.workspace)]
+    from xdplab.trees import fetched, foreign
+
+    here = [*fetched(asked.workspace), *foreign(asked.workspace)]
     found = {str(tree.version): f"here, from {tree.origin}" for tree in here}
     if asked.command.name == "setup":
+        from xdplab.survey import recorded
+
         proved = (KernelVersion.parse(proof.version).series for proof in recorded())
         found |= dict.fromkeys(proved, "was proved")
     return _told(found)
@@ -194,6 +188,9 @@ def _trees(asked: Asked) -> list[Candidate]:
 
 def _kernels(asked: Asked) -> list[Candidate]:
     """What boots: what the workspace has, and what is in /boot."""
+    from xdplab.boot import kept
+    from xdplab.boot.beside import BOOT
+
     found = dict[str, str]()
     for kernel in kept(asked.workspace.kernels):
         found |= dict.fromkeys(_names(kernel), f"here: {kernel.release}")
@@ -206,6 +203,9 @@ def _kernels(asked: Asked) -> list[Candidate]:
 
 def _names(kernel: Kernel) -> list[str]:
     """What --boot calls it: see boot.choice.find."""
+    from xdplab.boot import Source
+    from xdplab.sources.distro import is_cloud
+
     if not kernel.version or kernel.source is Source.IMAGE:
         return []
     if kernel.source is Source.TREE:
@@ -219,26 +219,89 @@ def _trees_or_kernels(asked: Asked) -> list[Candidate]:
 
 
 def _interfaces(asked: Asked) -> list[Candidate]:
+    from xdplab import netlink
+
     guest = asked.command.name == "matrix" or asked.value("on") == "vm"
     private = ["lo"] if asked.value("on") == "netns" else netlink.interfaces()
     return _plain(["eth0", "lo"] if guest else private)
 
 
 def _modes(asked: Asked) -> list[Candidate]:
-    sides = {"filter.add": SIDES, "filter.remove": SIDES}
-    return _plain({"filter.load": FILTER_MODES, **sides}.get(asked.command.name, MODES))
+    from xdplab import filtering, rules, runner
+
+    modes = {
+        "filter.load": filtering.MODES,
+        "filter.add": rules.MODES,
+        "filter.remove": rules.MODES,
+    }
+    return _plain(modes.get(asked.command.name, runner.MODES))
+
+
+def _matrix_modes(_: Asked) -> list[Candidate]:
+    from xdplab.cell import MODES
+
+    return _plain(MODES)
 
 
 def _samples(_: Asked) -> list[Candidate]:
-    return [Candidate(path.name.removesuffix(KERN), str(path.parent)) for path in sampling.known()]
+    from xdplab.sample import KERN, known
+
+    return [Candidate(path.name.removesuffix(KERN), str(path.parent)) for path in known()]
 
 
 def _compilers(*kinds: str) -> Callable[[Asked], list[Candidate]]:
-    return lambda _: _plain(name for kind in kinds for name in [kind, *toolchain.installed(kind)])
+    def found(_: Asked) -> list[Candidate]:
+        from xdplab.toolchain import installed
+
+        return _plain(name for kind in kinds for name in [kind, *installed(kind)])
+
+    return found
 
 
-def _of(*words: str) -> Callable[[Asked], list[Candidate]]:
-    return lambda _: _plain(words)
+def _kinds(_: Asked) -> list[Candidate]:
+    from xdplab.skeleton import Kind
+
+    return _plain(Kind)
+
+
+def _languages(_: Asked) -> list[Candidate]:
+    from xdplab.language import LANGUAGES
+
+    return _plain(LANGUAGES)
+
+
+def _nodes(_: Asked) -> list[Candidate]:
+    from xdplab.network import Network
+
+    return _plain(Network(2).nodes)  # of the usual lab
+
+
+def _testbeds(_: Asked) -> list[Candidate]:
+    from xdplab.testbed import NAMES
+
+    return _plain(NAMES)
+
+
+def _policies(_: Asked) -> list[Candidate]:
+    from xdplab.model import Policy
+
+    return _plain(Policy)
+
+
+def _protocols(_: Asked) -> list[Candidate]:
+    from xdplab.traffic import Proto
+
+    return _plain(Proto)
+
+
+def _shells(_: Asked) -> list[Candidate]:
+    return _plain(Shell)
+
+
+def _sources(_: Asked) -> list[Candidate]:
+    from xdplab.setup import Source
+
+    return _plain(Source)
 
 
 def _told(found: Mapping[str, str]) -> list[Candidate]:
@@ -249,8 +312,10 @@ def _plain(words: Iterable[str]) -> list[Candidate]:
     return [Candidate(word) for word in words]
 
 
-# By an option's name.  One that isn't here takes a path, or what only its user knows.
 def _exercises(asked: Asked) -> list[Candidate]:
+    from xdplab import exercises
+    from xdplab.language import LANGUAGES
+
     known = exercises.every(LANGUAGES[0]) if asked.command.name == "exercise" else []
     return [Candidate(one.name, one.title) for one in known]  # of a new pair the user knows it
 
@@ -261,8 +326,7 @@ def _runs(asked: Asked) -> list[Candidate]:
     return [Candidate(name) for name in kept]
 
 
-_NODES = Network(2).nodes  # of the usual lab
-
+# By an option's name.  One that isn't here takes a path, or what only its user knows.
 VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "boot": _kernels,
     "clang": _compilers("clang"),
@@ -272,20 +336,20 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "help": _commands,
     "kernel": _trees,
     "kernels": _trees_or_kernels,
-    "kind": _of(*Kind),
-    "lang": _of(*LANGUAGES),
-    "in": _of(*_NODES),
-    "join": _of(*_NODES),
+    "kind": _kinds,
+    "lang": _languages,
+    "in": _nodes,
+    "join": _nodes,
     "mode": _modes,
-    "modes": _of(*MATRIX_MODES),
+    "modes": _matrix_modes,
     "name": _exercises,
-    "on": _of(*NAMES),
-    "policy": _of(*Policy),
-    "proto": _of(*Proto),
+    "on": _testbeds,
+    "policy": _policies,
+    "proto": _protocols,
     "run": _runs,
     "sample": _samples,
-    "shell": _of(*Shell),
-    "source": _of(*setup.Source),
+    "shell": _shells,
+    "source": _sources,
 }
 # values with commas between, by an option's name, or by a command's and its
 LISTS = ("compilers", "kernels", "modes", ("filter.load", "dev"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab import patching, setup
+from xdplab import patching
 from xdplab.boot import Kernel, Source, config, kept, version_of
 from xdplab.boot.beside import BOOT
 from xdplab.build import Build
@@ -17,6 +17,7 @@ from xdplab.process import Shell
 from xdplab.sources import Report, distro, git
 from xdplab.sources.distro import Offer
 from xdplab.tree import Origin, Tree
+from xdplab.trees import fetched, foreign
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
 
@@ -106,7 +107,7 @@ def here(workspace: Workspace) -> list[ListedTree]:
             patched=bool(patching.recorded(tree)),
             samples=_built(workspace, tree),
         )
-        for tree in [*setup.trees(workspace), *setup.foreign(workspace)]
+        for tree in [*fetched(workspace), *foreign(workspace)]
     ]
 
 

@@ -69,9 +69,9 @@ class Lab:
         return tree
 
     def _find(self, kernel: str | None, path: str | None) -> Tree:
-        from xdplab import setup
+        from xdplab.trees import find
 
-        return setup.find(self.workspace, kernel, Path(path) if path is not None else None)
+        return find(self.workspace, kernel, Path(path) if path is not None else None)
 
     def machine(self, kernel: str | None, path: str | None, dev: str) -> Machine:
         """This machine, for the tree that is meant; for none, if none is named nor set up."""

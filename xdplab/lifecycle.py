@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xdplab import damage, editor, footprint, netlink, patching, setup, testbed, tracing
+from xdplab import damage, editor, footprint, netlink, patching, testbed, tracing
 from xdplab.boot.guest import LOGGED, READ_LOG, Tail, in_guest
 from xdplab.errors import (
     LogsNothing,
@@ -31,6 +31,7 @@ from xdplab.testbed.local import LOOPBACK
 from xdplab.testbed.netns import join
 from xdplab.tracing import Log, Logged
 from xdplab.tree import Tree
+from xdplab.trees import fetched, foreign
 from xdplab.workspace import PROJECT, RunRecord, Workspace, boot_id
 
 # Testbeds whose network is ours alone, and what a run in one ends with.
@@ -320,7 +321,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     done += end_labs(workspace, shell)
     if any(_logged_here(record) for record in workspace.runs()):
         shell.run(kernel_log.reader(shell, "sweep"), check=False)
-    for tree in [*setup.foreign(workspace), *([] if trees else setup.trees(workspace))]:
+    for tree in [*foreign(workspace), *([] if trees else fetched(workspace))]:
         with tree.locked(dry=shell.dry):
             if shell.dry:
                 shell.echo(f"invoke patch --revert --tree {tree.path}")

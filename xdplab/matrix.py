@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Generic, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
-from xdplab import blame, setup, testbed
+from xdplab import blame, testbed
 from xdplab import build as building
 from xdplab.boot import Kernel, choice, qemu, version_of
 from xdplab.build import Build
@@ -48,6 +48,7 @@ from xdplab.survey import trials
 from xdplab.testbed.vm import Parcel, Vm
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
+from xdplab.trees import fetched, find
 from xdplab.verify import Outcome
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
@@ -149,8 +150,8 @@ def tree_for(version: KernelVersion | None, workspace: Workspace) -> Tree:
     """
     current: list[Tree] = []
     with contextlib.suppress(NoTree):
-        current.append(setup.find(workspace, None))
-    for tree in [*current, *setup.trees(workspace)]:
+        current.append(find(workspace, None))
+    for tree in [*current, *fetched(workspace)]:
         if version and tree.version.series == version.series:
             return tree
     if not current:

@@ -14,8 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from unidiff.patch import PatchedFile, PatchSet
+from typing import TYPE_CHECKING
 
 from xdplab.dialect import Dialect, assigns, values
 from xdplab.errors import BadSeries, CannotRevert, NotAVersion, PatchDoesNotApply
@@ -25,6 +24,9 @@ from xdplab.templates import render
 from xdplab.tree import MAKEFILE, Tree
 from xdplab.version import Range
 from xdplab.workspace import PROJECT
+
+if TYPE_CHECKING:
+    from unidiff.patch import PatchedFile
 
 SERIES = PROJECT / "patches" / "series"
 _RECORD = "changes.json"
@@ -213,6 +215,8 @@ def plan_patch(tree: Tree, entry: SeriesEntry, planned: Sequence[Change] = ()) -
     Nothing if the tree has it already, or has nothing of what the patch takes
     out.  Raises PatchDoesNotApply, with git's reason, if it fits neither way.
     """
+    from unidiff.patch import PatchSet
+
     patch = PatchSet.from_filename(str(entry.patch))
     texts = {}
     for file in patch:

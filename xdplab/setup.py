@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,11 +9,9 @@ from pathlib import Path
 
 from xdplab import damage, kbuild, patching
 from xdplab.errors import (
-    InputError,
     LabError,
     NoKernelInIt,
     NotAKernelTree,
-    NoTree,
     NotToBeHad,
     Unreachable,
 )
@@ -24,6 +21,7 @@ from xdplab.process import Shell
 from xdplab.sources import Report, Tell, distro, git, tarball
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
+from xdplab.trees import fetched
 from xdplab.version import KernelVersion
 from xdplab.workspace import Workspace
 
@@ -72,47 +70,6 @@ class Wanted:
         return f"{self.source}-{self.version.series if series else self.version.tag}"
 
 
-def find(workspace: Workspace, kernel: str | None, path: Path | None = None) -> Tree:
-    """The tree that a command means: at `path`, of that version, or the current one.
-
-    Raises NoTree if it was never set up, NotAKernelTree.
-    """
-    if path:
-        return Tree.at(path)
-    if kernel is not None:
-        version = KernelVersion.parse(kernel)
-        wanted = Wanted(version)
-        for tree in trees(workspace):
-            if wanted.satisfied_by(tree):
-                return tree
-        raise NoTree(version.tag)
-    current = workspace.current_tree()
-    if not current or not current.exists():
-        raise NoTree
-    return Tree.at(current)
-
-
-def trees(workspace: Workspace) -> list[Tree]:
-    """The trees in the workspace that arrived whole, the newest version first."""
-    found = []
-    for path in workspace.trees.glob("*"):
-        try:
-            if path.suffix not in (".partial", ".package", ".unpacking"):
-                found.append(Tree.at(path))
-        except InputError:
-            continue  # somebody's directory, not a tree
-    return sorted(found, key=lambda tree: tree.version, reverse=True)
-
-
-def foreign(workspace: Workspace) -> list[Tree]:
-    """The users' own trees that commands were told to work in, as far as they are there."""
-    found = []
-    for path in workspace.foreign_trees():
-        with contextlib.suppress(InputError):  # it is gone
-            found.append(Tree.at(path))
-    return found
-
-
 def obtain(
     wanted: Wanted, workspace: Workspace, tools: Toolchain, shell: Shell, report: Report,
     on_line: OnLine, tell: Tell, *, mend: bool = False,
@@ -149,7 +106,7 @@ def obtain(
 
 
 def _present(wanted: Wanted, workspace: Workspace) -> Tree | None:
-    for tree in trees(workspace):
+    for tree in fetched(workspace):
         fits = wanted.version and wanted.satisfied_by(tree)
         if fits and wanted.source in (Source.AUTO, tree.origin):
             return tree

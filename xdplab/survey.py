@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from xdplab import blame, footprint, kbuild, lifecycle, setup, testbed, verify
+from xdplab import blame, footprint, kbuild, lifecycle, testbed, verify
 from xdplab import build as building
 from xdplab.errors import CannotRun, LabError, MakeFailed, NotAllPassed, NoTree
 from xdplab.files import read_json, write_json
@@ -18,6 +18,7 @@ from xdplab.runner import Job
 from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
+from xdplab.trees import fetched, foreign
 from xdplab.verify import Outcome
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, Workspace
@@ -125,7 +126,7 @@ def trees(kernels: Sequence[str], paths: Sequence[str], workspace: Workspace) ->
 
     Raises NoTree for a version that none has, NotAVersion, NotAKernelTree.
     """
-    known = [*setup.trees(workspace), *setup.foreign(workspace)]
+    known = [*fetched(workspace), *foreign(workspace)]
     found = [Tree.at(Path(path)) for path in paths]
     for version in map(KernelVersion.parse, kernels):
         fit = [tree for tree in known if version.covers(tree.version)]

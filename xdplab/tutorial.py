@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xdplab import kbuild, lifecycle, patching, runner, setup
+from xdplab import kbuild, lifecycle, patching, runner
 from xdplab.boot import qemu
 from xdplab.build import Build, all_samples_in
 from xdplab.counters import Reading, readings
@@ -43,6 +43,7 @@ from xdplab.sample import Sample
 from xdplab.testbed.vm import DEV
 from xdplab.toolchain import Toolchain
 from xdplab.tree import MAKEFILE, Tree
+from xdplab.trees import find
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, RunRecord, Workspace
 
@@ -258,7 +259,7 @@ class Session:
     def tree(self) -> Tree:
         """The tree that the tutorial is about; raises NoTree, NotAKernelTree."""
         path = Path(self.choices.tree) if self.choices.tree else None
-        return setup.find(self.workspace, self.choices.kernel, path)
+        return find(self.workspace, self.choices.kernel, path)
 
     def build(self) -> Build | None:
         """The pair's build, if there is one and no source was edited since."""

@@ -7,15 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from xdplab.build import Build
 from xdplab.errors import LabError, NotAChoice
-from xdplab.interfaces import Hindrance
-from xdplab.netlink import Attached
-from xdplab.packets import Pinged
-from xdplab.process import Line, Shell
-from xdplab.workspace import Workspace
+
+if TYPE_CHECKING:
+    from xdplab.build import Build
+    from xdplab.interfaces import Hindrance
+    from xdplab.netlink import Attached
+    from xdplab.packets import Pinged
+    from xdplab.process import Line, Shell
+    from xdplab.workspace import Workspace
 
 NAMES = ("host", "netns", "vm")  # as --on has them
 
