@@ -72,7 +72,12 @@ class View:
 
     def say(self, text: str) -> None:
         """A sentence beside the result."""
-        self.err.print(text)
+        print(text, file=sys.stderr)
+
+    def answer(self, text: str) -> None:
+        """A line of the result."""
+        with as_long_as_read():
+            print(text)
 
     def text(self, text: str) -> None:
         """Text for another program, as it is."""
@@ -115,32 +120,13 @@ class View:
 
         Afterwards, what compilers said: of the pair always, all of it if make failed.
         """
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            SpinnerColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-
         from xdplab.build import about_pair
         from xdplab.view.stage import Stage
 
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-        )
-        terminal = self.err.is_terminal
-        progress = Progress(*columns, console=self.err, transient=True, disable=not terminal)
-        stage = Stage(self, title, progress)
+        stage = Stage(self, title)
         said: list[str] = []
         try:
-            with progress:
+            with stage:
                 yield stage
         except BuildFailed:
             said = about_pair(pair, stage.errors) if pair else []
@@ -161,7 +147,7 @@ class View:
         from xdplab.dialect import Dialect
 
         dialect = Dialect.of(tree)
-        self.out.print(
+        self.answer(
             f"{tree.path}: Linux {tree.version}, from {tree.origin}; it says {dialect.programs}"
             f" and {dialect.always}, and has {dialect.helpers}"
         )
@@ -182,7 +168,7 @@ class View:
     def built(self, build: Build, *, dry: bool) -> None:
         """Where the result of a build is."""
         if not dry:
-            self.out.print(
+            self.answer(
                 f"{build.program}: for Linux {build.facts['version']},"
                 f" in {build.facts['seconds']:.1f} s; log: {build.facts['log']}"
             )
@@ -190,21 +176,21 @@ class View:
     def commands(self, written: Path | None, tree: Tree) -> None:
         """Where an editor finds how the pair is compiled; a dry run wrote nothing."""
         if written:
-            self.out.print(f"{written}: the pair's commands, as Linux {tree.version} has them")
+            self.answer(f"{written}: the pair's commands, as Linux {tree.version} has them")
             self.say(
                 "an editor with clangd takes them from there; one that is open, once restarted"
             )
 
     def all_built(self, samples: AllSamples) -> None:
         """How many of the tree's own samples came out."""
-        self.out.print(f"{len(samples.good)} BPF objects in all; log: {samples.log}")
+        self.answer(f"{len(samples.good)} BPF objects in all; log: {samples.log}")
         for path in samples.empty:
             self.say(f"warning: make returned 0, but {path} has no BPF program in it")
 
     def kernel(self, built: Built | None) -> None:
         """Where a kernel that was built is; a dry run has none."""
         if built:
-            self.out.print(
+            self.answer(
                 f"{built.kernel.image}: Linux {built.kernel.release},"
                 f" in {built.seconds:.1f} s; log: {built.log}"
             )
@@ -290,7 +276,7 @@ class View:
 
     def _found(self, board: Board, *, live: bool) -> None:
         if not live:
-            self.out.print(aligned(board.rows()))
+            self.answer(aligned(board.rows()))
             return
         self.out.print(board.table(), soft_wrap=False)
         for result in board.found:
@@ -408,7 +394,7 @@ class View:
         """Where the picture of a run is; and what is in it, in words."""
         from xdplab import plotting
 
-        self.out.print(f"{path}: {plotting.summary(readings)}")
+        self.answer(f"{path}: {plotting.summary(readings)}")
 
     def checks(self, checks: Iterable[Check]) -> list[Check]:
         """Show each claim as it is decided; gives those that did not hold."""
@@ -439,7 +425,7 @@ class View:
                 for one, line in zip(met, lines, strict=True):
                     self._outcome(Outcome.PASSED if one.held else Outcome.FAILED, line)
                     if not one.held:
-                        self.out.print(f"     {one.case.why}")
+                        print(f"     {one.case.why}")
         self.say(
             f"{len(met)} cases of {file}, {frames} frames, on Linux {place.release}"
             f" ({place.where}): {f'{len(wrong)} wrong' if wrong else 'all hold'}"
@@ -454,7 +440,7 @@ class View:
 
     def pinged(self, source: str, target: str, pinged: Pinged) -> None:
         """What became of packets that were sent by hand."""
-        self.out.print(
+        self.answer(
             f"{pinged.sent} from {source} to {target}: {pinged.delivered} got past XDP,"
             f" {pinged.answered} answered"
         )
@@ -466,7 +452,7 @@ class View:
         last = sending.follow(self.err, news, self.say)
         if last.why:
             self.say(f"not as fast as it might be: {last.why}")
-        self.out.print(sending.outcome(order, frames, dev, last))
+        self.answer(sending.outcome(order, frames, dev, last))
 
     def programs(self, seen: Sequence[Seen], *, json: bool) -> None:
         """The XDP programs of this machine."""
@@ -479,7 +465,7 @@ class View:
                 print(programs.to_json(seen, counted))
                 return
             for line in programs.lines(seen, counted):
-                self.out.print(line)
+                print(line)
         if not any(one.attached for one in seen):
             self.say("no XDP program is on any interface that was looked at; --all looks at all")
 

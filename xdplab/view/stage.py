@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rich.progress import Progress, TaskID
-
-from xdplab.process import Line
-
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from xdplab.process import Line
     from xdplab.view import View
 
 
-class Stage:
-    """One long step on the screen, phase by phase; off a terminal, a line for each phase."""
+class Stage(contextlib.ExitStack):
+    """One long step on the screen, phase by phase; off a terminal, a line for each phase.
 
-    def __init__(self, view: View, title: str, progress: Progress) -> None:
+    Shown as soon as there is news, until the `with` block is left.
+    """
+
+    def __init__(self, view: View, title: str) -> None:
+        super().__init__()
         self._view = view
         self._title = title
-        self._progress = progress
         self.errors: list[Line] = []  # what make and the compilers complained of
         self._phase = ""
         self._task: TaskID | None = None
+
+    @cached_property
+    def _progress(self) -> Progress:
+        return self.enter_context(_progress(self._view.err))
 
     def report(self, phase: str, done: int = 0, total: int = 0, note: str = "") -> None:
         """A source's news: see sources.Report."""
@@ -43,3 +52,27 @@ class Stage:
             self._phase = phase
             self._task = self._progress.add_task(phase, total=None, note="")
         self._progress.update(self._task, completed=done, total=total or None, note=note)
+
+
+def _progress(console: Console) -> Progress:
+    """What is under way, how far, and for how long; nothing off a terminal."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
