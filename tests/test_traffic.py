@@ -333,6 +333,18 @@ def test_the_fastest_way_is_taken_and_all_is_counted(invoke: Invoke) -> None:
             assert "50 frames" in send(invoke, *fast, "--count=50")
 
 
+@root
+def test_live_frames_come_in_on_lo(invoke: Invoke) -> None:
+    script = 'ip link set dev lo up && "$@" && cat /proc/net/snmp'
+    under = ("unshare", "--net", "sh", "-c", script, "sh")
+    outcome = invoke("send", "--dev=lo", "--fast", "--proto=udp", "--count=5000", under=under)
+    assert outcome.code == 0, outcome.err
+    if "by live frames" not in outcome.out:
+        assert "the kernel gives no live frames" in outcome.out + outcome.err
+    named, counted = (line.split() for line in re.findall(r"^Ip: .*", outcome.out, re.MULTILINE))
+    assert int(counted[named.index("InReceives")]) == 5000
+
+
 def received(invoke: Invoke) -> int:
     """How many packets came to the box from host 1."""
     command = [*at(invoke, "box"), "ip", "-json", "-stats", "link", "show", "dev", "eth1"]

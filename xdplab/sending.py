@@ -78,7 +78,7 @@ def _usual_target(where: str, dev: str | None, source: str) -> str | None:
 
 
 def _rights(*, fast: bool) -> tuple[str, ...]:
-    """Capabilities of who sends: live frames are redirected by a BPF program."""
+    """Capabilities of who sends: live frames are a BPF program's."""
     running = version_of(platform.release())
     live = fast and running and running >= _LIVE_SINCE
     return ("net_raw", "net_admin", "bpf") if live else ("net_raw",)
