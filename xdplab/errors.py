@@ -1134,6 +1134,17 @@ class NotSolved(SampleFailed):
         )
 
 
+class FramesAstray(SampleFailed):
+    """bench: a filter didn't drop all that arrived, and only that."""
+
+    def __init__(self, dev: str, arrived: int, dropped: int) -> None:
+        super().__init__(
+            f"{arrived:,} frames arrived at {dev}, and {dropped:,} were dropped",
+            "nothing can be said of a filter that lets through what it should drop; did anybody"
+            " else send, or change its rules?",
+        )
+
+
 class NotMeasured(SampleFailed):
     """bench: a way failed while it was measured."""
 

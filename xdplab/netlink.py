@@ -75,15 +75,24 @@ def bring_up(dev: str) -> None:
         netlink.link("set", index=netlink.link_lookup(ifname=dev)[0], state="up")
 
 
-def lay_cable(ends: tuple[str, str]) -> None:
-    """Make a veth pair, silent and up; needs CAP_NET_ADMIN."""
-    from pyroute2 import IPRoute
+def lay_cable(ends: tuple[str, str], queues: int = 1, *, napi: bool = False) -> None:
+    """Make a veth pair, silent and up; needs CAP_NET_ADMIN.
 
+    Each end has so many queues.  With `napi` it polls as a card does whether or not there is
+    an XDP program: generic receive offload makes a veth do that (veth_set_features).
+    """
+    from pyroute2 import IPRoute
+    from pyroute2.ethtool.ioctl import IoctlEthtool
+
+    each = {"num_tx_queues": queues, "num_rx_queues": queues}
     with IPRoute() as netlink:
-        netlink.link("add", ifname=ends[0], kind="veth", peer={"ifname": ends[1]})
+        peer = {"ifname": ends[1], **each}
+        netlink.link("add", ifname=ends[0], kind="veth", peer=peer, **each)
         for end in ends:
             index = netlink.link_lookup(ifname=end)[0]
             silence(netlink, index)
+            if napi:
+                IoctlEthtool(end).set_offload_flag("generic-receive-offload", 1)
             netlink.link("set", index=index, state="up")
 
 

@@ -79,9 +79,13 @@ def _usual_target(where: str, dev: str | None, source: str) -> str | None:
 
 def _rights(*, fast: bool) -> tuple[str, ...]:
     """Capabilities of who sends: live frames are a BPF program's."""
+    return ("net_raw", "net_admin", "bpf") if fast and live_frames() else ("net_raw",)
+
+
+def live_frames() -> bool:
+    """Whether the running kernel has them."""
     running = version_of(platform.release())
-    live = fast and running and running >= _LIVE_SINCE
-    return ("net_raw", "net_admin", "bpf") if live else ("net_raw",)
+    return running is not None and running >= _LIVE_SINCE
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
+from xdplab.bench import path, start
 from xdplab.bench import record as recording
-from xdplab.bench import start
 from xdplab.bench.measure import Comparison, Means, Measured, measure
 from xdplab.bench.record import Record
 from xdplab.errors import NotANumber, NotMeasured
@@ -22,10 +22,12 @@ from xdplab.sources import Report
 class Stage(StrEnum):
     """What can be measured, in the order that it is shown."""
 
+    PATH = "path"
     START = "start"
 
 
 _COMPARISONS: dict[Stage, Callable[[Means], Generator[Comparison]]] = {
+    Stage.PATH: path.comparisons,
     Stage.START: start.comparisons,
 }
 

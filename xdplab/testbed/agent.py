@@ -32,6 +32,10 @@ def _arrivals(frames: list[str], **where: Any) -> list[bool]:
     return packets.arrivals([bytes.fromhex(frame) for frame in frames], **where)
 
 
+def _counters(dev: str) -> dict[str, int]:
+    return asdict(outlet.counters(dev))
+
+
 def _outlet(dev: str, target: str | None) -> dict[str, Any]:
     return asdict(outlet.of(dev, target))
 
@@ -40,6 +44,7 @@ _DEEDS: dict[str, Callable[..., Any]] = {
     "attached": _attached,
     "ping": _ping,
     "bring_up": netlink.bring_up,
+    "counters": _counters,
     "add_address": netlink.add_address,
     "lay_cable": netlink.lay_cable,
     "arrivals": _arrivals,
@@ -47,6 +52,7 @@ _DEEDS: dict[str, Callable[..., Any]] = {
     "lay_out": nodes.lay_out,
     "outlet": _outlet,
     "send": sender.send,
+    "flood": sender.flood,
     "stop": lambda: None,  # it came too late
 }
 

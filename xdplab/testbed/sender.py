@@ -9,6 +9,7 @@ kernel's way from a socket to a card.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,7 +18,9 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from xdplab import bpf, outlet
@@ -104,16 +107,16 @@ class Live:
         self._frame = ctypes.create_string_buffer(frame, len(frame))
         code = bpf.PASS if self._loops else bpf.redirecting(socket.if_nametoindex(dev))
         self._program = bpf.load_xdp(code)
-        self._most = _TRIED
+        self._each = 0.0  # seconds that a frame took
 
-    def most(self) -> int:
-        """As many as take about as long as Ctrl-C may have to wait; a few at first."""
-        return self._most
+    def most(self, seconds: float = _RUN_SECONDS) -> int:
+        """As many as take about so long, at least one; a few at first."""
+        return max(1, int(seconds / self._each)) if self._each else _TRIED
 
     def run(self, number: int) -> float:
         """Send it so often, whatever becomes of it; gives the seconds it took.  Raises OSError."""
         took = bpf.send_live(self._program, self._frame, number, min(_BATCH, number))
-        self._most = max(1, int(_RUN_SECONDS * number / max(took, 1e-9 * number)))
+        self._each = took / number
         return took
 
     def send(self, number: int) -> int:
@@ -174,6 +177,33 @@ def send(
         sender.send, sender.most, _stopped, rate=rate, count=count, seconds=seconds
     ):
         yield asdict(Sent(sent, passed, sender.how, sender.why))
+
+
+def flood(dev: str, frame: str, cpus: list[int], seconds: float) -> dict[str, float]:
+    """Send a frame, in hexadecimal, by live frames from several CPUs at once, as fast as it goes.
+
+    Gives how many were sent, whatever became of them, and how long each CPU took for its
+    share, in seconds of the kernel's.  Needs CAP_SYS_NICE too, to be disturbed by nobody.
+    Raises OSError.
+    """
+    with ThreadPoolExecutor(len(cpus)) as threads:
+        from_each = partial(_flood, dev, bytes.fromhex(frame), seconds)
+        shares = list(threads.map(from_each, cpus))
+    return {"sent": sum(sent for sent, _ in shares), "seconds": max(took for _, took in shares)}
+
+
+def _flood(dev: str, frame: bytes, seconds: float, cpu: int) -> tuple[int, float]:
+    """Do so in a thread of its own, which ends with it."""
+    os.sched_setaffinity(0, {cpu})
+    with contextlib.suppress(PermissionError):  # where groups have their share of real time
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    live = Live(dev, frame)
+    sent, took = 0, 0.0
+    while took < seconds:
+        number = live.most(seconds - took)
+        took += live.run(number)
+        sent += number
+    return sent, took
 
 
 def _stopped(seconds: float) -> bool:

@@ -1,0 +1,137 @@
+"""The path stage of invoke bench: all that is sent is accounted for, and nothing stays behind."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import Invoke, wait_until
+
+from xdplab import trees
+from xdplab.bench import path
+from xdplab.bench.measure import Means, Measured, Taken, measure
+from xdplab.errors import FramesAstray
+from xdplab.process import Shell
+from xdplab.toolchain import Toolchain
+from xdplab.workspace import PROJECT, Workspace
+
+pytestmark = pytest.mark.root
+
+DROPPED, SENT = "million packets/s", "million sent/s"
+
+
+def means_of(workspace: Workspace) -> Means:
+    return Means(
+        workspace, Shell(), lambda: Toolchain.find(None, None),
+        lambda: trees.find(workspace, None, None), lambda _: None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def means(tmp_path_factory: pytest.TempPathFactory) -> Means:
+    return means_of(Workspace(tmp_path_factory.mktemp("path")))
+
+
+@contextlib.contextmanager
+def cable(means: Means, tmp_path: Path) -> Iterator[path._Place]:
+    with path._namespace(means) as bench:
+        yield path._cable(bench, sorted(os.sched_getaffinity(0)), tmp_path)
+
+
+@pytest.mark.tree
+def test_each_way_drops_all_that_arrives(lab: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path, "_SECONDS", 0.02)
+    means = means_of(Workspace(lab.workspace))
+    with closing(path.comparisons(means)) as comparisons:
+        found = [measure("path", one, 1, lambda *_, **__: None) for one in comparisons]
+    assert {one.name for one in found} >= {"veth, native mode", "veth, generic mode"}
+    for one in found:
+        for way in one.ways:
+            assert not way.failed, f"{one.name}: {way.name}: {way.failed}"
+            assert bool(way.figures) != bool(way.skipped)
+            for sent, dropped in zip(
+                *(way.figures.get(x, []) for x in (SENT, DROPPED)), strict=True
+            ):
+                assert 0 < dropped <= sent
+    same_core = [one for one in found if one.name.startswith("lo") or one.point]
+    assert all(way.figures.get(SENT) == way.figures.get(DROPPED) for way in of(same_core))
+    points = [one.point[1] for one in found if one.point]
+    assert points == [n for n in (1, 2, 4, 8) if n <= len(os.sched_getaffinity(0))]
+    # what is the harness's own is measured wherever this runs
+    assert all(way.figures for way in of(found) if "XDP_DROP" in way.name or "samples" in way.name)
+
+
+def of(found: list[Measured]) -> Iterator[Taken]:
+    return (way for one in found for way in one.ways)
+
+
+def test_a_filter_that_lets_something_through_has_no_reading(
+    means: Means, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def idle(place: path._Place) -> Iterator[path.Dropped]:
+        yield lambda: 0
+
+    monkeypatch.setattr(path, "_PATIENCE", 0.1)
+    with cable(means, tmp_path) as place, pytest.raises(FramesAstray, match="and 0 were dropped"):
+        path._reading(path._Filter("idle", idle, ""), place, [0])
+
+
+def test_another_core_receives(means: Means, tmp_path: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    with cable(means, tmp_path) as place:
+        before = set(path._napi_threads(place.dev))
+        assert path._hand_over(place, cpus[-1]) == cpus[-1]
+        threads = set(path._napi_threads(place.dev)) - before
+        assert len(threads) == cpus[-1] + 1  # one for each queue
+        for thread in threads:
+            assert os.sched_getaffinity(thread) == {cpus[-1]}
+            assert os.sched_getscheduler(thread) == os.SCHED_FIFO
+    wait_until(lambda: not threads & set(path._napi_threads(place.dev)))
+
+
+def test_a_namespace_has_nothing_of_this_machine(means: Means, tmp_path: Path) -> None:
+    with cable(means, tmp_path) as place:
+        devices = place.run("ls", "/sys/class/net").split()
+        assert devices == ["lo", "wire0", "xdp0"]
+        # what every BPF file system has
+        assert set(place.run("ls", "/sys/fs/bpf").split()) <= {"maps.debug", "progs.debug"}
+
+
+FLOODING = """\
+import sys
+from pathlib import Path
+from test_bench_path import cable, means_of
+from xdplab.workspace import Workspace
+with cable(means_of(Workspace(Path(sys.argv[1]))), Path(sys.argv[1])) as place:
+    print(place.bench.netns, flush=True)
+    frame = place.frame.hex()
+    place.bench.ask("flood", dev=place.into, frame=frame, cpus=[0], seconds=20.0)
+"""
+
+
+def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
+    """A bench that is killed while it floods."""
+    places = {**os.environ, "PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}"}
+    command = [sys.executable, "-c", FLOODING, str(tmp_path)]
+    with subprocess.Popen(command, env=places, stdout=subprocess.PIPE, text=True) as bench:
+        assert bench.stdout
+        agent = Path("/proc", bench.stdout.readline().strip())
+        namespace = (agent / "ns/net").readlink()
+        wait_until(lambda: "wire0" in (agent / "net/dev").read_text())
+        assert namespace in namespaces()
+        bench.kill()
+    wait_until(lambda: namespace not in namespaces())
+
+
+def namespaces() -> set[Path]:
+    """Network namespaces that a process is in."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found.add((process / "ns/net").readlink())
+    return found
