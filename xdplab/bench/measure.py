@@ -80,7 +80,7 @@ class Means:
     workspace: Workspace
     shell: Shell
     toolchain: Callable[..., Toolchain]
-    tree: Callable[[], Tree]  # the current one; raises what setup.find raises
+    tree: Callable[[], Tree]  # the current one; raises what trees.find raises
     say: Callable[[str], None]
 
 
