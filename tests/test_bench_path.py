@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,27 +106,45 @@ def test_a_namespace_has_nothing_of_this_machine(means: Means, tmp_path: Path) -
 FLOODING = """\
 import sys
 from pathlib import Path
-from test_bench_path import cable, means_of
+from xdplab.bench import path
+from xdplab.bench.measure import Means
+from xdplab.process import Shell
 from xdplab.workspace import Workspace
-with cable(means_of(Workspace(Path(sys.argv[1]))), Path(sys.argv[1])) as place:
-    print(place.bench.netns, flush=True)
-    frame = place.frame.hex()
-    place.bench.ask("flood", dev=place.into, frame=frame, cpus=[0], seconds=20.0)
+scratch = Path(sys.argv[1])
+means = Means(Workspace(scratch), Shell(), lambda: None, lambda: None, print)
+with path._namespace(means) as bench:
+    place = path._cable(bench, [0], scratch)
+    path._hand_over(place, 0)
+    print(bench.netns, flush=True)
+    frame, seconds = place.frame.hex(), float(sys.argv[2])
+    sent = bench.ask("flood", dev=place.into, frame=frame, cpus=[0], seconds=seconds)
+    print(f"{sent['sent']} sent in {sent['seconds']} seconds")
 """
 
 
 def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
     """A bench that is killed while it floods."""
-    places = {**os.environ, "PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}"}
-    command = [sys.executable, "-c", FLOODING, str(tmp_path)]
-    with subprocess.Popen(command, env=places, stdout=subprocess.PIPE, text=True) as bench:
+    command = [sys.executable, "-c", FLOODING, str(tmp_path), "20"]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as bench:
         assert bench.stdout
         agent = Path("/proc", bench.stdout.readline().strip())
         namespace = (agent / "ns/net").readlink()
-        wait_until(lambda: "wire0" in (agent / "net/dev").read_text())
+        assert "wire0" in (agent / "net/dev").read_text()
         assert namespace in namespaces()
         bench.kill()
     wait_until(lambda: namespace not in namespaces())
+
+
+def test_an_ordinary_user_borrows_what_it_takes(
+    nobody: Path, with_sudo: tuple[str | Path, ...]
+) -> None:
+    command = [*with_sudo, sys.executable, "-c", FLOODING, nobody, "0.01"]
+    home = {**os.environ, "HOME": str(nobody)}
+    ended = subprocess.run(
+        command, cwd=nobody / "checkout", env=home, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^\d+ sent in 0\.0", ended.stdout, re.MULTILINE)
 
 
 def namespaces() -> set[Path]:

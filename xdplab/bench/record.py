@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -13,6 +14,7 @@ from typing import Any
 from xdplab.bench.measure import By, Goal, Means, Measured, Spread, Taken
 from xdplab.errors import Wrecked
 from xdplab.files import read_json, write_json, write_whole
+from xdplab.process import find
 from xdplab.templates import render
 from xdplab.workspace import PROJECT
 
@@ -50,7 +52,16 @@ def machine(means: Means) -> dict[str, str]:
         "clang": tools.clang,
         "Python": platform.python_version(),
         "git": git,
+        **dict(_peers(means)),
     }
+
+
+def _peers(means: Means) -> Iterator[tuple[str, str]]:
+    """The versions of others' filters, as far as they are here."""
+    for name, words in {"nft": [], "iptables": [], "xdp-filter": ["load"]}.items():
+        if command := find(name):
+            said = means.shell.ask([command, *words, "--version"]).text()
+            yield name, said.lstrip(string.ascii_letters + " -").strip()
 
 
 # ---- JSON
