@@ -32,7 +32,7 @@ from xdplab.counters import Reading
 from xdplab.model import Action, Policy, Rule, Rules, Side, Verdict, xdp_filter, xdp_ip_filter
 from xdplab.process import Shell
 from xdplab.runner import Job, Run, started
-from xdplab.testbed import prog_run
+from xdplab.testbed import prog_run, tools
 from xdplab.testbed.local import LocalBench
 from xdplab.testbed.vm import GuestBench, Vm
 from xdplab.workspace import Workspace
@@ -241,7 +241,7 @@ class Trial:
 
     def verdicts(self, program: int, frames: Frames) -> list[int]:
         """What comes of one of the sets."""
-        tool = shlex.join(prog_run.command(initramfs.TEST_RUN, program))
+        tool = shlex.join(prog_run.command(initramfs.TOOLS / tools.TEST_RUN, program))
         file = initramfs.SAMPLE / str(self.sets.index(frames))
         return [int(digit) for digit in self.bench.guest.tell(f"{tool} < {file} | tr -d '\\n'")]
 

@@ -60,6 +60,23 @@ def test_the_pair_passes_on_the_whole_row(lab: Invoke) -> None:
     assert processes_in(lab.workspace) == []
 
 
+def test_nothing_is_made_twice(lab: Invoke) -> None:
+    """Four cells: one pair, one userland; and in the next matrix no tool, nor a kernel, anew."""
+    images = [path.stat() for path in lab.workspace.glob("kernels/*/vmlinux")]
+    made = []
+    for _ in range(2):
+        outcome = lab("matrix", FEW)
+        assert outcome.code == 0, outcome.out + outcome.err
+        commands = [command.split(" && ")[-1] for command in outcome.commands()]
+        made.append([word for one in commands for word in ("make", "gcc", "ldd", "apt-get")
+                     if re.match(rf"(\w+=\S+ )*{word} ", one)])  # fmt: skip
+        assert made[-1].count("ldd") == 1
+        assert made[-1].count("make") <= 1  # of the pair
+    assert "gcc" not in made[1]
+    assert "apt-get" not in made[0] + made[1]
+    assert images == [path.stat() for path in lab.workspace.glob("kernels/*/vmlinux")]
+
+
 # What is put in the place of a line of the pair: on one kernel the address is
 # "any", and the helper is one that kernels before 6.1 don't have.
 FAULTS = {

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from conftest import Invoke
 
 from xdplab import testbed
 from xdplab.build import Build
-from xdplab.errors import CommandFailed, FrameRefused, MissingTools
+from xdplab.errors import CommandFailed, FrameRefused
 from xdplab.process import Shell
 from xdplab.runner import Job, Run, started
-from xdplab.testbed import Bench, prog_run
+from xdplab.testbed import Bench, tools
 from xdplab.workspace import Workspace
 
 IP = "192.168.1.78"
@@ -34,23 +33,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("prog_run"))
 
 
-def test_it_is_compiled_once(workspace: Workspace) -> None:
-    echoed: list[str] = []
-    first, second = (prog_run.tool(workspace, Shell(echoed.append)) for _ in range(2))
-    assert first == second
-    assert [command.split()[0] for command in echoed] == ["gcc"]
-    assert [path.name for path in first.parent.iterdir()] == [first.name]
-
-
-def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingTools, match="gcc"):
-        prog_run.tool(Workspace(tmp_path), Shell())
-
-
 @pytest.mark.parametrize("words", [(), ("verdicts",), ("live", "1"), ("verdicts", "1", "2")])
 def test_what_it_is_not_made_for(workspace: Workspace, words: tuple[str, ...]) -> None:
-    tool = prog_run.tool(workspace, Shell())
+    tool = tools.compiled(tools.TEST_RUN, workspace, Shell())
     ended = subprocess.run([tool, *words], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("usage: ")

@@ -9,12 +9,14 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, Invoke
 
+from xdplab import cases
 from xdplab.boot import Kernel, initramfs, qemu
 from xdplab.boot.guest import Tail, booted, splats
 from xdplab.boot.initramfs import Entry, cpio
@@ -31,8 +33,10 @@ from xdplab.errors import (
 )
 from xdplab.netlink import Attached, of_ip_link
 from xdplab.process import Line, Shell
+from xdplab.runner import Job
 from xdplab.testbed.vm import GuestBench, Vm
-from xdplab.workspace import Workspace
+from xdplab.verify import verify
+from xdplab.workspace import RunRecord, Workspace
 
 IP = "192.168.1.78"
 
@@ -266,6 +270,30 @@ def test_packets_reach_the_guest_from_inside_and_from_outside(opened: Boot, dev:
             assert (pinged.sent, pinged.delivered, pinged.answered) == (4, 4, 4)
         assert bench.attached(dev) == []
         assert sorted(bench.interfaces()) == sorted({"lo", dev})
+
+
+@pytest.mark.tree
+def test_a_proof_waits_for_nothing_that_cannot_come(
+    labs: Callable[[str], Invoke], kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropped requests are known to be dropped, and the cases' frames are there already."""
+    lab = labs("6.1")
+    (directory,) = lab.workspace.glob("builds/*/xdp_ip_filter")
+    build = Build.load(directory)
+    assert build
+    monkeypatch.setattr("xdplab.testbed.vm._PING_PATIENCE", PATIENCE)
+    echoed: list[str] = []
+    frames = [one.frame for one in cases.required(build, IP).tries]
+    workspace, job = Workspace(lab.workspace), Job(IP, "eth0", "skb")
+    vm = Vm(kernel, build, "eth0", tmp_path / "run", workspace, frames=frames)
+    begun = time.monotonic()
+    with vm.open(Shell(echoed.append), packets=True) as bench:
+        record = RunRecord(tmp_path / "run/run.json")
+        checks = list(verify(build, job, bench, record, lambda _: None))
+        assert all(check.held for check in checks), checks
+    assert time.monotonic() - begun < PATIENCE
+    (run,) = [command for command in echoed if "test_run" in command and "guest" in command]
+    assert f"<{initramfs.FRAMES}" in run
 
 
 def play(

@@ -5,6 +5,7 @@ The format is told in docs/cases.md.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import string
 import tomllib
@@ -69,6 +70,7 @@ class Cases:
     counts: tuple[Verdict, ...] = ()  # the verdicts that the pair's counters count; none: unknown
 
     @classmethod
+    @functools.cache  # the cells of a matrix have the same; their frames take a while to make
     def parse(cls, text: str, file: str, ip: str) -> Cases:
         """What a file's text says; raises BadCases.
 

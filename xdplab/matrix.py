@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Generic, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
-from xdplab import blame, testbed
+from xdplab import blame, cases
 from xdplab import build as building
 from xdplab.boot import Kernel, choice, qemu, version_of
 from xdplab.build import Build
@@ -45,7 +45,7 @@ from xdplab.runner import Job
 from xdplab.sample import Sample
 from xdplab.sources import Report
 from xdplab.survey import trials
-from xdplab.testbed.vm import Parcel, Vm
+from xdplab.testbed.vm import Parcel, Platform, Userland
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
 from xdplab.trees import fetched, find
@@ -227,6 +227,8 @@ class _Workshop:
         self._kernel = Once(self._find)
         self._tools = Once(lambda compiler: means.toolchain(**named(compiler)))
         self._build = Once(self._make)
+        self._platform = Once(lambda spec: Platform.of(self._kernel(spec), plan.dev))
+        self._userland = Once(self._furnish)
         self._parcel = Once(self._pack)
 
     def check(self, cell: Cell) -> None:
@@ -283,13 +285,16 @@ class _Workshop:
         """Remove the guests."""
         shutil.rmtree(self._guests, ignore_errors=True)
 
+    def _furnish(self, tree: Tree, compiler: str) -> Userland:
+        build = self._build(tree, compiler)
+        known = cases.of(build, self._plan.ip)
+        frames = [one.frame for one in known.tries] if known else []
+        return Userland.of(build, frames, self._means.workspace, self._means.shell)
+
     def _pack(self, spec: str, tree: Tree, compiler: str) -> Parcel:
         self._guests.mkdir(parents=True, exist_ok=True)
         directory = Path(tempfile.mkdtemp(dir=self._guests))
-        build = self._build(tree, compiler)
-        bed = Vm(self._kernel(spec), build, self._plan.dev, directory, self._means.workspace)
-        testbed.ready(bed)
-        return bed.pack(self._means.shell)
+        return self._platform(spec).parcel(self._userland(tree, compiler), directory)
 
     def _make(self, tree: Tree, compiler: str) -> Build:
         heard: list[Line] = []

@@ -62,6 +62,12 @@ def of_ip_link(said: str) -> list[Attached]:
     return found
 
 
+def of_tool(said: str, dev: str) -> list[Attached]:
+    """The XDP programs on an interface in what our tool `links` prints of it, in a guest."""
+    rows = (line.split() for line in said.splitlines())
+    return [Attached(dev, int(ifindex), mode, int(program)) for ifindex, mode, program in rows]
+
+
 def interfaces() -> list[str]:
     """The names of this network namespace's interfaces."""
     return [name for _, name in socket.if_nameindex()]

@@ -18,6 +18,7 @@ from xdplab.testbed import Bench
 from xdplab.workspace import RunRecord
 
 COUNT = 3  # packets of each kind
+_INTERVAL = 0.02  # seconds between two readings: nobody waits long for one
 _SETTLE = 5.0  # seconds for the counters to be printed after the last packet
 
 
@@ -48,7 +49,7 @@ def verify(
     packet cases are run, and it is seen to be gone.  Raises what runner.started raises,
     and BadCases before anything is attached.
     """
-    job = dataclasses.replace(job, interval=0.2, rounds=0)
+    job = dataclasses.replace(job, interval=_INTERVAL, rounds=0)
     check_interface(job.dev, bench)
     known = cases.of(build, job.ip)
     if build.takes("i") and bench.private:

@@ -1,8 +1,8 @@
 """The guest's only file system: a cpio archive, packed here, unpacked into memory by the kernel.
 
 The format is "newc", of the kernel's Documentation/driver-api/early-userspace/
-buffer-format.rst.  It has busybox for a shell, `ip` to look at interfaces with,
-the sample, and the shared libraries that these need: nothing else of this machine.
+buffer-format.rst.  It has busybox for a shell, the sample, and the shared libraries that
+these need: nothing else of this machine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,14 +19,18 @@ from xdplab.errors import MissingTools
 from xdplab.process import Shell
 
 SAMPLE = PurePosixPath("/sample")  # where the pair is in the guest
-TEST_RUN = PurePosixPath("/bin/test_run")  # see testbed.prog_run
+TOOLS = PurePosixPath("/tools")  # see testbed.tools
+FRAMES = PurePosixPath("/frames")  # that are to be run through the program
 MODULES = PurePosixPath("/modules")
 
 # what ldd(1) prints of a library, or of the loader itself
 _LIBRARY = re.compile(r"(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)")
 # what init and the harness call in the guest; a busybox may have been built
 # without looking for them in itself
-_APPLETS = ("cat", "dd", "dmesg", "insmod", "kill", "mkfifo", "mount", "ping", "sh", "stty")
+_APPLETS = (
+    *("cat", "dd", "dmesg", "insmod", "ip", "kill", "ls", "mkfifo", "mount", "ping", "sh"),
+    "stty",
+)
 _CONSOLE = (5, 1)  # Documentation/admin-guide/devices.txt
 
 
@@ -38,6 +42,15 @@ class Entry:
     mode: int  # as in stat(2), with the type
     data: bytes = b""  # a link's is what it leads to
     device: tuple[int, int] = (0, 0)  # major and minor
+
+
+# What is in every guest beside files.  The console the kernel opens for init before anything
+# is mounted.
+_MADE = (
+    *(Entry(name, stat.S_IFDIR | 0o755) for name in ("dev", "proc", "sys", "run", "tmp")),
+    *(Entry(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox") for applet in _APPLETS),
+    Entry("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE),
+)
 
 
 def cpio(entries: Iterable[Entry]) -> bytes:
@@ -55,49 +68,43 @@ def cpio(entries: Iterable[Entry]) -> bytes:
     return bytes(packed)
 
 
-def pack(program: Path, files: Iterable[Path], modules: Iterable[tuple[str, bytes]],
-         test_run: Path, shell: Shell) -> bytes:  # fmt: skip
-    """The archive for a sample: its program, the files beside it, modules by name, the tool.
+def userland(files: Mapping[PurePosixPath, bytes], programs: Iterable[Path], shell: Shell) -> bytes:
+    """The archive that a sample runs in: init and its shell, these files, and libraries.
 
-    Raises MissingTools without busybox, ip or ldd.
+    `programs` are those of the files that need libraries.  Raises MissingTools without
+    busybox or ldd.
     """
-    missing = [name for name in ("busybox", "ip", "ldd") if not shutil.which(name)]
+    missing = [name for name in ("busybox", "ldd") if not shutil.which(name)]
     if missing:
         raise MissingTools(missing, "vm")
-    tools = {tool: Path(str(shutil.which(tool))) for tool in ("busybox", "ip")}
+    busybox = Path(str(shutil.which("busybox")))
     content: dict[PurePosixPath, bytes] = {
         PurePosixPath("/init"): templates.render("init.sh.j2", sample=SAMPLE).encode(),
-        PurePosixPath("/bin/busybox"): tools["busybox"].read_bytes(),
-        PurePosixPath("/sbin/ip"): tools["ip"].read_bytes(),
-        TEST_RUN: test_run.read_bytes(),
-        **{SAMPLE / file.name: file.read_bytes() for file in (program, *files)},
-        **{MODULES / name: data for name, data in modules},
+        PurePosixPath("/bin/busybox"): busybox.read_bytes(),
+        **files,
     }
-    for library in libraries([program, test_run, *tools.values()], shell):
+    for library in libraries([busybox, *programs], shell):
         content[PurePosixPath(library)] = library.read_bytes()
-    return cpio(_entries(content))
+    return cpio([*_entries(content), *_MADE])
+
+
+def drivers(modules: Iterable[tuple[str, bytes]]) -> bytes:
+    """An archive of modules, by their names: the kernel takes one archive after the other."""
+    return cpio(_entries({MODULES / name: data for name, data in modules}))
 
 
 def libraries(programs: Iterable[Path], shell: Shell) -> list[Path]:
     """The shared libraries that programs need, and their loader; of a static one none."""
-    found: dict[Path, None] = {}
-    for program in programs:
-        said = shell.ask(["ldd", program], env={"LC_ALL": "C.UTF-8"}).text()
-        found |= dict.fromkeys(map(Path, _LIBRARY.findall(said)))
-    return list(found)
+    said = shell.ask(["ldd", *programs], env={"LC_ALL": "C.UTF-8"}).text()
+    return list(dict.fromkeys(map(Path, _LIBRARY.findall(said))))
 
 
-def _entries(content: dict[PurePosixPath, bytes]) -> Iterator[Entry]:
-    directories = {PurePosixPath(name) for name in ("/dev", "/proc", "/sys", "/run", "/tmp")}  # noqa: S108
-    directories |= {parent for path in content for parent in path.parents if parent.name}
+def _entries(content: Mapping[PurePosixPath, bytes]) -> Iterator[Entry]:
+    directories = {parent for path in content for parent in path.parents if parent.name}
     for directory in sorted(directories):
         yield Entry(_name(directory), stat.S_IFDIR | 0o755)
     for path, data in content.items():
         yield Entry(_name(path), stat.S_IFREG | 0o755, data)
-    for applet in _APPLETS:
-        yield Entry(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
-    # the kernel opens it for init before anything is mounted
-    yield Entry("dev/console", stat.S_IFCHR | 0o600, device=_CONSOLE)
 
 
 def _name(path: PurePosixPath) -> str:

@@ -25,7 +25,7 @@ from xdplab.netlink import Attached
 from xdplab.outlet import Outlet
 from xdplab.packets import Pinged
 from xdplab.process import Argv, Running, Shell, interrupts_noted, pasteable
-from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run
+from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run, tools
 from xdplab.testbed.kernel_log import KernelLog, Traced
 from xdplab.traffic import Sent
 from xdplab.workspace import PROJECT, Workspace
@@ -115,7 +115,7 @@ class LocalBench(Bench):
 
     def test_run(self, program: int, frames: Sequence[bytes]) -> list[int]:
         """Run frames through a program of this machine's, from inside the namespace."""
-        tool = prog_run.tool(self.workspace, self.shell)
+        tool = tools.compiled(tools.TEST_RUN, self.workspace, self.shell)
         argv = self.shell.as_root([*self.enter, *prog_run.command(tool, program)], prog_run.WHY)
         fed = self.shell.feed(argv, "\n".join(prog_run.request(frames)))
         if fed.code:

@@ -7,39 +7,12 @@ loopback interface of the network namespace that this is done in.
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from xdplab.errors import FrameRefused
-from xdplab.files import write_whole
-from xdplab.process import Shell
-from xdplab.workspace import PROJECT, Workspace
 
 WHY = "running frames through an XDP program"
-
-_SOURCE = PROJECT / "xdplab/testbed/test_run.c"
-
-
-def tool(workspace: Workspace, shell: Shell) -> Path:
-    """The tool test_run, compiled for this machine unless that was done before.
-
-    Statically where that can be had: a guest then needs no library for it.  Raises
-    MissingTools without gcc, and CommandFailed if that refuses.
-    """
-    source = _SOURCE.read_bytes()
-    made = workspace.root / "tools" / f"test_run-{hashlib.sha256(source).hexdigest()[:12]}"
-    if made.exists():
-        return made
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent) as scratch:
-        fresh = Path(scratch) / "test_run"
-        compiling: list[str | Path] = ["gcc", "-O2", "-Wall", "-o", fresh, _SOURCE]
-        if shell.run([*compiling, "-static"], check=False).code:
-            shell.run(compiling)  # there is no static C library
-        write_whole(made, fresh.read_bytes(), 0o755)
-    return made
 
 
 def command(tool: PurePath, program: int) -> list[str]:

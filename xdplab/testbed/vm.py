@@ -22,30 +22,32 @@ from xdplab.boot.guest import READ_LOG, Guest, booted, in_guest
 from xdplab.boot.qemu import CARD, HOST
 from xdplab.build import Build
 from xdplab.errors import CommandFailed, LabError, NoBoot, NotAChoice
-from xdplab.files import write_whole
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell
-from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run
+from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run, tools
 from xdplab.testbed.door import Deeds, Door, short_name
 from xdplab.testbed.local import LOOPBACK
 from xdplab.workspace import Workspace
 
 DEV = "eth0"  # the card, as the kernel calls it where no udev renames it
 _DEVS = ("lo", DEV)
+ARCHIVE = "initramfs.cpio"  # a guest's file system, in its directory
 # Addresses for documentation (RFC 5737): nobody's, and not martian on a card.
 ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
 
 _PORTION = 16384  # bytes of frames; a terminal holds 65536 characters, and a byte is two
 _PING_PATIENCE = 1.0  # seconds for the replies
+_LOOK = 0.02  # seconds without one after which it is asked whether there will be more
 _RECEIVED = re.compile(r"(\d+) packets received")
+_LOAD = f"for module in {initramfs.MODULES}/*; do insmod $module || exit; done"
+_LO_UP = "ip link set dev lo up"
 # the kernel answers each source without asking who has it, and without a route
 _CARD_UP = (
-    f"/sbin/ip address add {ON_CARD.target}/24 dev {DEV}",
-    f"/sbin/ip link set dev {DEV} arp off up",
-    f"/sbin/ip route add default dev {DEV}",
+    f"ip address add {ON_CARD.target}/24 dev {DEV}"
+    f" && ip link set dev {DEV} arp off up && ip route add default dev {DEV}"
 )
-_LOAD = f"for module in {initramfs.MODULES}/*; do insmod $module || exit; done"
+_ECHOS, _TAKEN = "/proc/net/snmp", f"/sys/class/net/{DEV}/statistics/rx_packets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,69 @@ class Parcel:
     initramfs: Path
     card: bool  # whether it has a network card
     drivers: bool  # whether that needs modules
+    frames: tuple[bytes, ...] = ()  # that are in it already, for GuestBench.test_run
+
+
+@dataclass(frozen=True, slots=True)
+class Userland:
+    """What a build needs in a guest, on whatever kernel: packed once for all of them."""
+
+    archive: bytes
+    frames: tuple[bytes, ...]
+
+    @classmethod
+    def of(
+        cls, build: Build, frames: Sequence[bytes], workspace: Workspace, shell: Shell
+    ) -> Userland:
+        """The build, our tools, and the frames that are to be run through its program.
+
+        A frame takes 5 ms through a serial line, and none in the archive.  Raises
+        MissingTools, and what tools.compiled raises.
+        """
+        sample = {initramfs.SAMPLE / file.name: file for file in (build.program, *build.objects)}
+        ours = {
+            initramfs.TOOLS / name: tools.compiled(name, workspace, shell)
+            for name in tools.OF_GUESTS
+        }
+        files = {path: file.read_bytes() for path, file in (sample | ours).items()}
+        files[initramfs.FRAMES] = "\n".join([*prog_run.request(frames), ""]).encode()
+        programs = [build.program, *ours.values()]
+        return cls(initramfs.userland(files, programs, shell), tuple(frames))
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A kernel with the drivers that its machine needs: packed once for all builds."""
+
+    image: Path
+    card: bool  # whether it has a network card
+    drivers: bytes  # an archive of modules; empty: it needs none
+
+    @classmethod
+    def of(cls, kernel: Kernel, dev: str) -> Platform:
+        """One with an interface of that name.
+
+        Raises NotAChoice, and why it can't be had here: MissingTools or QemuTooOld,
+        WithoutBpf, NoDriver or ModulesUnfit.
+        """
+        if dev not in _DEVS:
+            raise NotAChoice("--dev", dev, _DEVS)
+        qemu.require(Shell())
+        config.require_bpf(kernel)
+        card = dev != "lo"
+        wanted = modules.needed(kernel, modules.CARD) if card else []
+        files = [
+            (f"{number:02}-{module.name}.ko", module.content())
+            for number, module in enumerate(wanted)
+        ]
+        return cls(kernel.image, card, initramfs.drivers(files) if files else b"")
+
+    def parcel(self, userland: Userland, directory: Path) -> Parcel:
+        """A guest with that in it, whose file system is put into a directory."""
+        archive = directory / ARCHIVE
+        directory.mkdir(parents=True, exist_ok=True)
+        archive.write_bytes(userland.archive + self.drivers)
+        return Parcel(self.image, archive, self.card, bool(self.drivers), userland.frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,45 +135,21 @@ class Vm(Testbed):
     directory: Path  # where its logs stay
     workspace: Workspace
     tell: Callable[[str], None] = lambda _: None
+    frames: Sequence[bytes] = ()  # that it is known will be run through the program
 
     def missing(self) -> LabError | None:
         """QEMU, new enough; a kernel with BPF, and with a driver for the card."""
-        if self.dev not in _DEVS:
-            return NotAChoice("--dev", self.dev, _DEVS)
         try:
-            qemu.require(Shell())
-            config.require_bpf(self.kernel)
-            self._modules()
+            Platform.of(self.kernel, self.dev)
         except LabError as error:
             return error
         return None
 
-    def _modules(self) -> list[modules.Module]:
-        return modules.needed(self.kernel, modules.CARD) if self._has_card else []
-
-    @property
-    def _has_card(self) -> bool:
-        return self.dev != "lo"
-
-    @property
-    def _archive(self) -> Path:
-        return self.directory / "initramfs.cpio"
-
-    def pack(self, shell: Shell) -> Parcel:
-        """Make the guest's file system, in the directory; raises MissingTools."""
-        drivers = [
-            (f"{number:02}-{module.name}.ko", module.content())
-            for number, module in enumerate(self._modules())
-        ]
-        tool = prog_run.tool(self.workspace, shell)
-        packed = initramfs.pack(self.build.program, self.build.objects, drivers, tool, shell)
-        write_whole(self._archive, packed)
-        return Parcel(self.kernel.image, self._archive, self._has_card, bool(drivers))
-
     @contextlib.contextmanager
     def open(self, shell: Shell, *, packets: bool) -> Iterator[GuestBench]:
         """Boot, and switch off afterwards; a kernel that reported trouble is an error then."""
-        parcel = self.pack(shell)
+        userland = Userland.of(self.build, self.frames, self.workspace, shell)
+        parcel = Platform.of(self.kernel, self.dev).parcel(userland, self.directory)
         try:
             with opened(parcel, self.directory, self.workspace, shell, self.tell) as bench:
                 yield bench
@@ -118,7 +159,8 @@ class Vm(Testbed):
     def show(self, build: Build, options: Sequence[str], shell: Shell) -> None:
         """QEMU's command, and the program's in the guest."""
         engine = qemu.engines(self.workspace, shell, self.tell)[0]
-        argv = qemu.argv(engine, self.kernel.image, self._archive, card=self._has_card)
+        archive, card = self.directory / ARCHIVE, self.dev != "lo"
+        argv = qemu.argv(engine, self.kernel.image, archive, card=card)
         shell.run(argv, cwd=self.directory)
         shell.echo(in_guest(shlex.join(_command(build, options))))
 
@@ -140,10 +182,9 @@ def opened(
         cable = stack.enter_context(Cable.laid(directory)) if parcel.card else None
         stack.callback(_remove, directory, qemu.OUTPUT, qemu.ERRORS)
         guest = _boot(parcel, directory, workspace, shell, tell, stack)
-        guest.tell("/sbin/ip link set dev lo up")
-        for command in [_LOAD] * parcel.drivers + [*_CARD_UP] * parcel.card:
+        for command in [_LO_UP] + [_LOAD] * parcel.drivers + [_CARD_UP] * parcel.card:
             guest.tell(command)
-        bench = GuestBench(guest, cable)
+        bench = GuestBench(guest, cable, parcel.frames)
         deeds: Deeds = {
             "ping": lambda *what: asdict(bench.ping(*what)),
             "attached": lambda dev: [asdict(one) for one in bench.attached(dev)],
@@ -188,6 +229,7 @@ class GuestBench(Bench):
 
     guest: Guest
     cable: Cable | None
+    frames: tuple[bytes, ...] = ()  # that are in the guest already
 
     @property
     def where(self) -> str:
@@ -212,18 +254,40 @@ class GuestBench(Bench):
         return Place(self.where, release, "loopback" if dev == "lo" else "virtio_net")
 
     def attached(self, dev: str) -> list[Attached]:
-        """The XDP programs on an interface, as ip-link(8) has them."""
-        said = self.guest.tell(f"/sbin/ip -json link show dev {shlex.quote(dev)}")
-        return netlink.of_ip_link(said)
+        """The XDP programs on an interface, as a tool of ours has them."""
+        tool = initramfs.TOOLS / tools.LINKS
+        return netlink.of_tool(self.guest.tell(shlex.join([str(tool), dev])), dev)
 
     def ping(self, source: str, target: str, count: int) -> Pinged:
         """Send ICMP echo requests: to the card from outside, to the guest's `lo` from inside."""
-        before = self._echos()
         if self.cable and target == ON_CARD.target:
-            answered = self.cable.ping(source, target, count)
-        else:
-            answered = self._ping_inside(source, target, count)
-        return Pinged(count, delivered=self._echos() - before, answered=answered)
+            return self._ping_card(self.cable, source, count)
+        before, _ = self._counted()
+        answered = self._ping_inside(source, target, count)
+        return Pinged(count, delivered=self._counted()[0] - before, answered=answered)
+
+    def _ping_card(self, cable: Cable, source: str, count: int) -> Pinged:
+        """Send requests to the card, and wait as long as answers can come.
+
+        All is over once the driver has taken all frames, and as many requests as got
+        past XDP were answered: the guest has one processor, which is done with what
+        the driver has taken before it can be asked.
+        """
+        identity = os.getpid() & 0xFFFF
+        echos, taken = self._counted()
+        cable.request(source, ON_CARD.target, count, identity)
+        answered: set[int] = set()
+        deadline = time.monotonic() + _PING_PATIENCE
+        while True:
+            for number in cable.replies(source, identity, _LOOK):
+                answered.add(number)
+                if len(answered) == count:
+                    break
+            echos_now, taken_now = self._counted()
+            delivered = echos_now - echos
+            over = taken_now - taken >= count and len(answered) == delivered
+            if over or time.monotonic() > deadline:
+                return Pinged(count, delivered, len(answered))
 
     def send(self, frames: Sequence[str]) -> int:
         """Send Ethernet frames, in hexadecimal, to the card; gives how many."""
@@ -239,30 +303,34 @@ class GuestBench(Bench):
             raise CommandFailed(in_guest(command), answer.code, answer.text)
         return int(found[1])
 
-    def _echos(self) -> int:
-        """How many echo requests the guest's ICMP has seen: those that got past XDP."""
-        names, values = (
-            line.split()
-            for line in self.guest.tell("cat /proc/net/snmp").splitlines()
-            if line.startswith("Icmp: ")
-        )
-        return int(values[names.index("InEchos")])
+    def _counted(self) -> tuple[int, int]:
+        """How many echo requests got past XDP to the guest's ICMP, how many frames to its card."""
+        files = [_ECHOS, _TAKEN] if self.cable else [_ECHOS]
+        lines = self.guest.tell(shlex.join(["cat", *files])).splitlines()
+        names, values = (line.split() for line in lines if line.startswith("Icmp: "))
+        return int(values[names.index("InEchos")]), int(lines[-1]) if self.cable else 0
 
     def answer_to(self, address: str, dev: str) -> None:
         """On `lo` the address must be the guest's own; on the card all are answered."""
         if dev == "lo":
-            self.guest.tell(f"/sbin/ip address replace {shlex.quote(address)}/32 dev lo")
+            self.guest.tell(f"ip address replace {shlex.quote(address)}/32 dev lo")
 
     def peers(self, dev: str) -> Peers:
         """The card's address, or those of `lo`."""
         return LOOPBACK if dev == "lo" else ON_CARD
 
     def test_run(self, program: int, frames: Sequence[bytes]) -> list[int]:
-        """Run frames through a program in the guest: they go there by its serial line."""
-        run = shlex.join(prog_run.command(initramfs.TEST_RUN, program))
+        """Run frames through a program in the guest.
+
+        Those that are not in it yet go there by its serial line.
+        """
+        run = shlex.join(prog_run.command(initramfs.TOOLS / tools.TEST_RUN, program))
         said: list[str] = []
-        for lines in map(prog_run.request, _portions(frames)):
-            said += self.guest.tell(run, lines).splitlines()
+        if self.frames and tuple(frames) == self.frames:
+            said = self.guest.tell(f"{run} <{initramfs.FRAMES}").splitlines()
+        else:
+            for lines in map(prog_run.request, _portions(frames)):
+                said += self.guest.tell(run, lines).splitlines()
         return prog_run.returned(said, frames)
 
     def facts(self, build: Build, process: Process) -> dict[str, object]:
@@ -309,16 +377,19 @@ class Cable:
         """Send Ethernet frames; gives how many."""
         return sum(bool(self.socket.sendto(one, f"{self.place}/{CARD}")) for one in frames)
 
-    def ping(self, source: str, target: str, count: int) -> int:
-        """Send ICMP echo requests as frames; gives how many were answered."""
-        from scapy.layers.inet import ICMP, IP  # here: scapy takes most of a second to import
-        from scapy.layers.l2 import Ether
+    def request(self, source: str, target: str, count: int, identity: int) -> None:
+        """Send ICMP echo requests as frames."""
+        from scapy.layers.l2 import Ether  # here: scapy takes most of a second to import
 
-        identity = os.getpid() & 0xFFFF
         requests = packets.echo_requests(source, target, count, identity)
         self.send(bytes(Ether(dst=qemu.MAC, src=qemu.HOST_MAC) / one) for one in requests)
-        answered: set[int] = set()
-        for frame in self._frames(_PING_PATIENCE):
+
+    def replies(self, source: str, identity: int, seconds: float) -> Iterator[int]:
+        """The numbers of requests that are answered within so long."""
+        from scapy.layers.inet import ICMP, IP
+        from scapy.layers.l2 import Ether
+
+        for frame in self._frames(seconds):
             reply = Ether(frame)
             if (
                 ICMP in reply
@@ -326,10 +397,7 @@ class Cable:
                 and reply[ICMP].id == identity
                 and reply[ICMP].type == packets.ECHO_REPLY
             ):
-                answered.add(reply[ICMP].seq)
-            if len(answered) == count:
-                break
-        return len(answered)
+                yield reply[ICMP].seq
 
     def _frames(self, seconds: float) -> Iterator[bytes]:
         """Frames from the guest as they come, for so long."""
