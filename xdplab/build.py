@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import math
 import shutil
 import struct
 import time
@@ -17,10 +17,12 @@ from xdplab.dialect import Dialect
 from xdplab.errors import BadCases, FileInTheWay, NotBuilt, UnfitKernelHalf
 from xdplab.files import read_json, require_space, write_json, write_whole
 from xdplab.kbuild import OnLine
-from xdplab.process import Finished, Line, Shell
+from xdplab.process import Line, Shell
+from xdplab.receipt import Receipt, listing, take
+from xdplab.recipe import Recipe
 from xdplab.sample import COMPAT, LOADER, OPTIONS, Sample
 from xdplab.toolchain import Toolchain
-from xdplab.tree import Tree
+from xdplab.tree import MEMORY, SAMPLES, Tree
 from xdplab.workspace import Workspace
 
 _FACTS = "build.json"
@@ -35,6 +37,7 @@ class Build:
 
     directory: Path
     facts: dict[str, Any]
+    unchanged: bool = False  # there was nothing to do
 
     @property
     def name(self) -> str:
@@ -80,45 +83,178 @@ def build(
     on_line: OnLine, tell: Callable[[str], None], *, mend: bool = False, trace: bool = False,
     keep: Path | None = None, aloud: bool = False,
 ) -> Build:  # fmt: skip
-    """Build the pair, as far as it isn't built yet; make decides what is stale.
+    """Build the pair, as far as it isn't built yet.
+
+    Nothing is run where nothing changed, and the compilers alone, as make was heard
+    to call them, where only the pair did; in every other case make decides.
 
     With `mend` a damaged tree is mended first, and `tell` hears of it; with
     `trace` the kernel half logs each packet; `keep` is where the result goes,
-    if not where the workspace has builds; `aloud` compiles both halves in any case,
-    and has each command in the log.  Raises Damaged, what patching and kbuild
-    raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
+    if not where the workspace has builds; `aloud` has make try both halves in any
+    case, so that each command is in the log.  Raises Damaged, what patching and
+    kbuild raise, FileInTheWay, and NotBuilt if make's word can't be trusted.
     """
-    directory = keep or workspace.build(tree.key, sample.name)
-    log = directory / "build.log"
-    damage.require_whole(tree, shell, mend=mend)
     if sample.user == LOADER:
         tell(f"{sample.name} has no user half of its own: {_from_here(LOADER)} serves as it")
+    directory = keep or workspace.build(tree.key, sample.name)
+    order = _Order(tree, sample, tools, directory, shell, on_line, trace)
+    if not mend and not aloud and kbuild.is_prepared(tree):
+        with workspace.locked(tree, dry=shell.dry):
+            done = _again(order)
+        if done:
+            return done
+    damage.require_whole(tree, shell, mend=mend)
     with workspace.locked(tree, dry=shell.dry):
         if mend:
             damage.mend(tree, shell, tell)
-        _changed(tree, sample, trace=trace)  # before anything is written
+        _changed(order)  # before anything is written
         patching.apply(tree, patching.plan(tree, sample.name), dry=shell.dry)
         kbuild.prepare(tree, tools, shell, on_line)
-        with footprint.recorded(tree, *_WRITTEN, log=log, dry=shell.dry):
-            if not shell.dry:
-                require_space(directory, 50 * 2**20)
-                directory.mkdir(parents=True, exist_ok=True)
-                log.unlink(missing_ok=True)
-                place(tree, sample, tools, trace=trace)
-                for made in sample.objects if aloud else ():
-                    (tree.samples / made).unlink(missing_ok=True)
-            started = time.monotonic()
-            try:
-                finished = kbuild.make_sample(tree, sample, tools, shell, on_line, log, aloud=aloud)
-            except BaseException:
-                # make takes a half-made object for a finished one
-                (tree.samples / sample.object).unlink(missing_ok=True)
-                raise
-        if shell.dry:
-            return Build(directory, {"sample": sample.name, "options": sample.options})
-        _check(tree, sample, log)
-        seconds = time.monotonic() - started
-        return _keep(tree, sample, tools, directory, finished, seconds, trace=trace)
+        done = _by_make(order, go_on=aloud)
+        if not shell.dry:
+            tools.remember(workspace.compilers)
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be built, where it is kept, and who hears of it."""
+
+    tree: Tree
+    sample: Sample
+    tools: Toolchain
+    directory: Path
+    shell: Shell
+    on_line: OnLine
+    trace: bool
+
+    @property
+    def log(self) -> Path:
+        """What was run, and all that it said."""
+        return self.directory / "build.log"
+
+    @property
+    def pair(self) -> dict[Path, bytes]:
+        """The files of the pair, from samples/bpf, as they are now."""
+        pair = {self.sample.in_tree(source): source.read_bytes() for source in self.sample.sources}
+        if self.trace:
+            pair[Path(COMPAT.name)] += b"\n#define TRACE /* invoke build --trace */\n"
+        return pair
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """The SHA-256 of each."""
+        return {str(name): hashlib.sha256(text).hexdigest() for name, text in self.pair.items()}
+
+
+def _again(order: _Order) -> Build | None:
+    """Make what isn't as the pair is now, without make; None if make has to decide."""
+    tree = order.tree
+    kept, then = Build.load(order.directory), Receipt.load(order.directory)
+    receipt = then.current(order.tools) if then else None
+    if not kept or not receipt:
+        return None
+    if receipt is not then and not order.shell.dry:
+        receipt.save(order.directory)
+    stale = {*receipt.stale(order.sums), *_lost(order, kept)}
+    if not stale and not _changed(order):
+        return _as_it_is(order, kept)
+    started = time.monotonic()
+    with _making(order, stale, str(SAMPLES)):
+        for made in sorted(stale):
+            recipe = receipt.halves[made].recipe
+            kbuild.make_again(
+                tree, recipe, listing(tree, made), order.shell, order.on_line, order.log
+            )
+    if order.shell.dry:
+        return kept
+    seconds = time.monotonic() - started
+    _check(order, "the compilers")
+    _hand_out(order, receipt.renewed(tree, order.sums, stale, _placed_at(tree)))
+    return _keep(order, kept.facts["command"], seconds)
+
+
+def _by_make(order: _Order, *, go_on: bool) -> Build:
+    """Have make make both halves, and say how."""
+    tree, sample, shell = order.tree, order.sample, order.shell
+    started = time.monotonic()
+    with _making(order, sample.objects, *_WRITTEN):
+        finished = kbuild.make_sample(
+            tree, sample, order.tools, shell, order.on_line, order.log, go_on=go_on
+        )
+    if shell.dry:
+        return Build(order.directory, {"sample": sample.name, "options": sample.options})
+    seconds = time.monotonic() - started
+    _check(order, "make")
+    heard = {made: Recipe.heard(tree, made, finished.text()) for made in sample.objects}
+    recipes = {made: recipe for made, recipe in heard.items() if recipe}
+    known = recipes.keys() == heard.keys()
+    _hand_out(
+        order, take(tree, order.tools, order.sums, recipes, _placed_at(tree)) if known else None
+    )
+    return _keep(order, finished.argv, seconds)
+
+
+def _lost(order: _Order, kept: Build) -> list[str]:
+    """The objects that aren't there as they were made, or that what came of them isn't."""
+    sample = order.sample
+    results = dict(zip(sample.objects, (sample.object, sample.name), strict=True))
+    places = (order.tree.samples, order.directory)
+    return [
+        made for made, result in results.items()
+        if any(_sum(place / result) != kept.facts["files"][result] for place in places)
+    ]  # fmt: skip
+
+
+def _as_it_is(order: _Order, kept: Build) -> Build:
+    """What is kept, as of now: what needs no compiler is as the pair has it."""
+    facts = kept.facts | _of_pair(order.sample)
+    if order.shell.dry:
+        return kept
+    if facts != kept.facts:
+        write_json(order.directory / _FACTS, facts)
+    (order.directory / _FACTS).touch()  # see Build.older_than
+    return Build(order.directory, facts, unchanged=True)
+
+
+@contextlib.contextmanager
+def _making(order: _Order, objects: Iterable[str], *below: str) -> Iterator[None]:
+    """Put the pair into the tree, and have these objects made of it, or none of them.
+
+    They are taken away before: whenever this is killed, none is there that was
+    made of another pair.
+    """
+    tree = order.tree
+    with footprint.recorded(tree, *below, log=order.log, dry=order.shell.dry):
+        if order.shell.dry:
+            yield
+            return
+        require_space(order.directory, 50 * 2**20)
+        order.directory.mkdir(parents=True, exist_ok=True)
+        order.log.unlink(missing_ok=True)
+        _remove(order, objects)
+        _place(order)
+        try:
+            yield
+        except BaseException:
+            _remove(order, objects)  # make takes a half-made object for a finished one
+            raise
+
+
+def _remove(order: _Order, objects: Iterable[str]) -> None:
+    """Take objects out of the tree, with what is linked of them, and kbuild's word on them."""
+    for made in objects:
+        linked = [] if made == order.sample.object else [order.sample.name]
+        for name in (made, f".{made}.cmd", *linked):
+            (order.tree.samples / name).unlink(missing_ok=True)
+
+
+def _hand_out(order: _Order, receipt: Receipt | None) -> None:
+    """Put a receipt beside the build, before build.json; without one make decides next time."""
+    if receipt:
+        receipt.save(order.directory)
+    else:
+        Receipt.remove(order.directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,44 +298,40 @@ def all_samples_in(tree: Tree, log: Path) -> AllSamples:
 # ---- the pair in samples/bpf
 
 
-def place(tree: Tree, sample: Sample, tools: Toolchain, *, trace: bool) -> None:
+def _place(order: _Order) -> None:
     """Put copies of the pair into samples/bpf, and remember that they are ours.
 
-    A copy is only written if it differs, so that make sees what changed.
-    Raises FileInTheWay rather than overwrite a file of the user's, or a copy
-    that the user edited there.
+    A copy is only written if it differs.  Raises FileInTheWay rather than
+    overwrite a file of the user's, or a copy that the user edited there.
     """
-    changed = _changed(tree, sample, trace=trace)
+    tree, changed = order.tree, _changed(order)
     for name, text in changed.items():
         write_whole(tree.samples / name, text)
-    tree.remember(
-        placed=tree.placed() | {str(name): _sha256(tree.samples / name) for name in changed}
-    )
-    # the rule for BPF objects knows no header files, and no compiler but today's
-    bpf_object = tree.samples / sample.object
-    headers = [tree.samples / sample.in_tree(header) for header in sample.headers]
-    if _older(bpf_object, headers) or tree.recall("clang") != tools.clang:
-        bpf_object.unlink(missing_ok=True)
-        tree.remember(clang=tools.clang)
+    sums = {str(name): hashlib.sha256(text).hexdigest() for name, text in changed.items()}
+    tree.remember(placed=tree.placed() | sums)
 
 
-def _changed(tree: Tree, sample: Sample, *, trace: bool) -> dict[Path, bytes]:
+def _placed_at(tree: Tree) -> int:
+    """When the pair was put there, in nanoseconds of the tree's disk: compilers ran since."""
+    return tree.state(MEMORY).stat().st_ctime_ns
+
+
+def _changed(order: _Order) -> dict[Path, bytes]:
     """The files of samples/bpf that aren't as the pair is now, and how they should be.
 
     Raises FileInTheWay, also if the tree's own sample of the name is made of other files.
     """
+    tree, sample = order.tree, order.sample
     placed = tree.placed()
     changed = {}
-    for source in sample.sources:
-        name, text = sample.in_tree(source), source.read_bytes()
-        if trace and name.name == COMPAT.name:
-            text += b"\n#define TRACE /* invoke build --trace */\n"
+    sources = {sample.in_tree(source): source for source in sample.sources}
+    for name, text in order.pair.items():
         there = tree.samples / name
         if not there.exists():
             changed[name] = text
         elif there.read_bytes() != text:
-            if placed.get(str(name)) != _sha256(there):
-                raise FileInTheWay(there, source)
+            if placed.get(str(name)) != _sum(there):
+                raise FileInTheWay(there, sources[name])
             changed[name] = text
     for theirs in (tree.samples / f"{sample.name}{end}" for end in (".c", ".bpf.c")):
         if theirs.exists():
@@ -207,14 +339,9 @@ def _changed(tree: Tree, sample: Sample, *, trace: bool) -> dict[Path, bytes]:
     return changed
 
 
-def _older(path: Path, sources: Iterable[Path]) -> bool:
-    """Whether a file that was made is not newer than all of these."""
-    made = path.stat().st_mtime if path.exists() else math.inf
-    return any(source.stat().st_mtime >= made for source in sources)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sum(path: Path) -> str:
+    """A file's SHA-256; empty if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 # ---- what the compiler says
@@ -249,16 +376,17 @@ def about_pair(sample: Sample, lines: Sequence[Line]) -> list[str]:
 # ---- the result
 
 
-def _check(tree: Tree, sample: Sample, log: Path) -> None:
+def _check(order: _Order, by: str) -> None:
     """Raise NotBuilt unless the program and a BPF object with code in it are there."""
-    program, bpf_object = tree.samples / sample.name, tree.samples / sample.object
+    sample = order.sample
+    program, bpf_object = (order.tree.samples / name for name in (sample.name, sample.object))
     for path in (program, bpf_object):
         if not path.is_file():
-            raise NotBuilt(path, "isn't there", log)
+            raise NotBuilt(path, "isn't there", order.log, by)
     wrong = _why_no_bpf(bpf_object)
     if wrong:
         bpf_object.unlink()
-        raise NotBuilt(bpf_object, wrong, log)
+        raise NotBuilt(bpf_object, wrong, order.log, by)
     _require_runnable(sample, bpf_object)
 
 
@@ -358,11 +486,19 @@ def cases_of(sample: Sample) -> dict[str, str] | None:
         raise BadCases(_from_here(sample.cases), "", "it is no text in UTF-8") from None
 
 
-def _keep(
-    tree: Tree, sample: Sample, tools: Toolchain, directory: Path, finished: Finished,
-    seconds: float, *, trace: bool,
-) -> Build:  # fmt: skip
+def _of_pair(sample: Sample) -> dict[str, Any]:
+    """What build.json has from the pair's own files, and from where they lie."""
+    return {
+        "sources": [str(source) for source in sample.sources],
+        "options": sample.options,
+        "announces": sample.announces,
+        "cases": cases_of(sample),
+    }
+
+
+def _keep(order: _Order, command: Sequence[str], seconds: float) -> Build:
     """Copy the result out of the tree, and write build.json last."""
+    tree, sample, directory = order.tree, order.sample, order.directory
     files = {}
     for name in (sample.name, sample.object):
         made, kept = tree.samples / name, directory / name
@@ -370,27 +506,24 @@ def _keep(
             partial = kept.with_name(f".{name}.new")
             shutil.copy2(made, partial)
             partial.replace(kept)
-        files[name] = _sha256(kept)
+        files[name] = _sum(kept)
     facts = {
         "schema": SCHEMA,
         "sample": sample.name,
-        "sources": [str(source) for source in sample.sources],
         "tree": str(tree.path),
         "version": str(tree.version),
         "origin": tree.origin,
         "dialect": asdict(Dialect.of(tree)),
         "patches": [change.why for change in patching.recorded(tree)],
         "mended": damage.mended(tree),
-        "trace": trace,
+        "trace": order.trace,
         "logs": _formats(tree, sample),
-        "options": sample.options,
-        "announces": sample.announces,
-        "compilers": {"gcc": tools.gcc, "clang": tools.clang},
-        "command": list(finished.argv),
-        "log": str(directory / "build.log"),
+        "compilers": {"gcc": order.tools.gcc, "clang": order.tools.clang},
+        "command": list(command),
+        "log": str(order.log),
         "seconds": round(seconds, 3),
         "files": files,
-        "cases": cases_of(sample),
+        **_of_pair(sample),
     }
     write_json(directory / _FACTS, facts)
     return Build(directory, facts)

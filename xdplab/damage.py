@@ -196,9 +196,19 @@ def look(tree: Tree) -> Look:
         return any(kind.name in mark.kinds and kind.hurts(seen[n]) for n, mark in marks.items())
 
     kinds = tuple(k for k in KINDS if k.shows(list(seen.values())) or came_back(k))
-    wanted = {*EVERY_TREE, *_named(seen)}
-    missing = (name for name in wanted if not (tree.path / name).exists())
+    missing = (name for name in _wanted(seen) if not (tree.path / name).exists())
     return Look(tuple(sorted(missing)), kinds)
+
+
+def read_first(tree: Tree) -> set[str]:
+    """The files that a look is about, whether they are there or not."""
+    seen = _seen(tree)
+    return {*seen, *_wanted(seen)}
+
+
+def _wanted(seen: Mapping[str, File]) -> set[str]:
+    """The files that there must be."""
+    return {*EVERY_TREE, *_named(seen)}
 
 
 def _named(seen: Mapping[str, File]) -> Iterator[str]:

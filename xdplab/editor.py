@@ -7,16 +7,15 @@ the format, which has no room for a word on who wrote the file.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Sequence
 from fnmatch import fnmatch
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from xdplab import build as building
+from xdplab import recipe
 from xdplab.errors import BuildFailed, NotBuilt, NotOurCommands
 from xdplab.files import read_json, write_json
 from xdplab.kbuild import OnLine
@@ -113,23 +112,15 @@ def _sha256(path: Path) -> str:
 
 def _entry(tree: Tree, source: Path, log: str) -> Entry | None:
     """How make compiled the copy of a source, as a compilation database has it."""
-    for words in _commands(log):
+    for words in filter(_compiles, map(recipe.words, recipe.commands(log))):
         named = next((word for word in words if Path(word).name == source.name), None)
         if named:
-            # up to v6.12 make is at the tree's top, from v6.13 on in samples/bpf
-            here = tree.path if (tree.path / named).exists() else tree.samples
+            here = recipe.place(tree, named)
             kept = [word for word in words if not any(fnmatch(word, one) for one in _LEFT_OUT)]
             arguments = [str(source) if word == named else word for word in kept]
             return {"directory": str(here), "file": str(source), "arguments": [*arguments, *_ADDED]}
     return None
 
 
-def _commands(log: str) -> Iterator[list[str]]:
-    """The words of each command that compiles something: clang's, up to its pipe."""
-    for line in log.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|")
-        lexer.whitespace_split = True
-        with contextlib.suppress(ValueError):  # an apostrophe in what a compiler complains of
-            words = list(takewhile(lambda word: word != "|", lexer))
-            if "-c" in words:
-                yield words
+def _compiles(words: Sequence[str]) -> bool:
+    return "-c" in words

@@ -762,14 +762,14 @@ class TreeFails(BuildFailed):
 
 
 class NotBuilt(BuildFailed):
-    """make returned 0 and yet did not build what was asked.
+    """make, or what it was heard to run, returned 0 and yet did not build what was asked.
 
     kbuild's pipe of clang into llc hides clang's exit code from v5.0 on, and a
     program list in the wrong variable is silently ignored.
     """
 
-    def __init__(self, path: Path, why: str, log: Path) -> None:
-        super().__init__(f"make returned 0, but {path} {why}", f"whole log: {log}")
+    def __init__(self, path: Path, why: str, log: Path, by: str = "make") -> None:
+        super().__init__(f"{by} returned 0, but {path} {why}", f"whole log: {log}")
 
 
 class UnfitKernelHalf(BuildFailed):

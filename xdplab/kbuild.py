@@ -16,6 +16,7 @@ from xdplab.dialect import Dialect
 from xdplab.errors import MakeFailed, TreeFails
 from xdplab.files import require_space, write_whole
 from xdplab.process import Finished, Line, Shell
+from xdplab.recipe import BASH, FLAGS, Recipe
 from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
 from xdplab.tree import SAMPLES, Origin, Tree
@@ -24,10 +25,6 @@ from xdplab.tree import SAMPLES, Origin, Tree
 # 32-bit kernel, whose struct pt_regs the BPF headers can't use; without MODULES
 # make refuses M=.
 CONFIG = "CONFIG_64BIT=y\nCONFIG_MODULES=y\n"
-
-# A failed clang is hidden by the pipe into llc from v5.0 on: make goes on and
-# keeps an empty object.  With pipefail the rule fails, as it should.
-_PIPEFAIL = ("SHELL=/bin/bash", ".SHELLFLAGS=-o pipefail -c")
 
 _PREPARE_LOG = "prepare.log"
 _COPY = "config-of-yours"  # in the tree's state
@@ -93,20 +90,34 @@ def _has_own_config(tree: Tree) -> bool:
 
 def make_sample(
     tree: Tree, sample: Sample, tools: Toolchain, shell: Shell, on_line: OnLine, log: Path,
-    *, aloud: bool = False,
+    *, go_on: bool = False,
 ) -> Finished:  # fmt: skip
     """Build the one pair by the tree's own rules: its lists, narrowed on the command line.
 
-    $(obj) is for make to fill in: "samples/bpf", or "." from v6.13 on.  `aloud` has
-    it say each command, and go on with the other half where one fails.
+    $(obj) is for make to fill in: "samples/bpf", or "." from v6.13 on.  It says
+    each command, for recipe.Recipe to hear; with `go_on` the other half is tried
+    where one fails.
     """
     dialect = Dialect.of(tree)
     lists = [
         f"{dialect.programs}={sample.name}",
         f"{dialect.always}=$(obj)/{sample.name} $(obj)/{sample.object}",
     ]
-    how = ["-k", "V=1"] if aloud else []
-    return make(tree, [*how, f"M={SAMPLES}", *lists, *_PIPEFAIL], tools, shell, on_line, log)
+    how = ["-k"] if go_on else []
+    rules = [f"SHELL={BASH}", f".SHELLFLAGS={FLAGS}"]
+    return make(tree, [*how, f"M={SAMPLES}", "V=1", *lists, *rules], tools, shell, on_line, log)
+
+
+def make_again(
+    tree: Tree, recipe: Recipe, listing: Path, shell: Shell, on_line: OnLine, log: Path
+) -> None:
+    """Make one half by what make was heard to run for it, what it reads listed in a file.
+
+    Raises MakeFailed, or TreeFails if the tree is to blame.
+    """
+    for command in recipe.again(listing):
+        argv = [BASH, *FLAGS.split(), command]
+        _run(tree, argv, recipe.directory, command.split()[0], shell, on_line, log)
 
 
 def make_all_samples(
@@ -133,17 +144,25 @@ def make(
         log.parent.mkdir(parents=True, exist_ok=True)
     copy = tree.state(_COPY).relative_to(tree.path)
     config = [f"KCONFIG_CONFIG={copy}"] if _has_own_config(tree) else []
+    targets = [word for word in arguments if "=" not in word]
+    what = shlex.join(["make", *(targets or arguments[:1])])
+    argv = ["make", f"-j{os.cpu_count()}", *arguments, *config, *tools.variables]
+    return _run(tree, argv, "", what, shell, on_line, log)
+
+
+def _run(
+    tree: Tree, argv: Sequence[str], directory: str, what: str, shell: Shell, on_line: OnLine,
+    log: Path,
+) -> Finished:  # fmt: skip
     finished = shell.run(
-        ["make", f"-j{os.cpu_count()}", *arguments, *config, *tools.variables],
-        cwd=tree.path,
+        argv,
+        cwd=tree.path / directory,
         env={"LC_ALL": "C.UTF-8"},
         log=log,
         on_line=on_line,
         check=False,
     )
     if finished.code:
-        targets = [word for word in arguments if "=" not in word]
-        what = shlex.join(["make", *(targets or arguments[:1])])
         fault = blame.of(tree, finished.lines)
         if fault:
             raise TreeFails(what, fault.words, fault.cure, log)

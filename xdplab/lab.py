@@ -56,7 +56,9 @@ class Lab:
         from xdplab.toolchain import Toolchain
 
         return Toolchain.find(
-            self.gcc if gcc is None else gcc, self.clang if clang is None else clang
+            self.gcc if gcc is None else gcc,
+            self.clang if clang is None else clang,
+            memory=self.workspace.compilers,
         )
 
     def tree(self, kernel: str | None, path: str | None) -> Tree:

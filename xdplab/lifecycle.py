@@ -329,7 +329,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
             done += as_found(tree)
     done += editor.remove(workspace, shell)
     ours = ["builds", "runs", "matrix", "locks", "foreign-trees.json"]
-    ours += ["exercises.json", "tutorial.json"]
+    ours += ["compilers.json", "exercises.json", "tutorial.json"]
     ours += ["trees", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():

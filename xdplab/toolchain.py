@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xdplab.errors import MissingTools, NotACompiler, UnlikeTools
+from xdplab.files import read_json, stamp, write_json
 from xdplab.process import Shell
 
 # What make calls beside the compilers, from v4.19's libbpf to the newest tree's.
@@ -26,6 +29,7 @@ _LLVM = {
 }
 _GCC = ("CC", "HOSTCC")  # the user half is built with HOSTCC up to v5.4, with CC since
 _NAME = re.compile(r"(?P<place>(?:[\w.+-]*/)*)(?:[\w+]+-)*?(?:gcc|clang)(?P<number>-[\d.]+)?", re.A)
+_HEAD = 4  # lines in which all say their version; llc goes on with all it can compile for
 _VERSION = re.compile(r"version (\d+)")
 
 
@@ -36,14 +40,20 @@ class Toolchain:
     commands: dict[str, str]
     gcc: str  # what `gcc --version` says of itself
     clang: str
+    ccache: bool = False  # whether what gcc compiles is kept by ccache(1)
+    # what they said, by file: see remember()
+    answers: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def find(cls, gcc: str | None = None, clang: str | None = None) -> Toolchain:
+    def find(
+        cls, gcc: str | None = None, clang: str | None = None, *, memory: Path | None = None
+    ) -> Toolchain:
         """The named compilers, or the machine's own; clang's tools are those of its release.
 
-        Where nothing is called "clang", the newest clang-N is taken.  Raises
-        NotACompiler, MissingTools (also for what make calls besides), and
-        UnlikeTools if the LLVM tools on PATH are of another release than clang.
+        Where nothing is called "clang", the newest clang-N is taken.  Whose version
+        is in `memory`, a file, isn't asked again.  Raises NotACompiler, MissingTools
+        (also for what make calls besides), and UnlikeTools if the LLVM tools on PATH
+        are of another release than clang.
         """
         missing = [tool for tool in _MAKE if not shutil.which(tool)]
         if missing:
@@ -52,19 +62,32 @@ class Toolchain:
         clang = _found(clang, "clang")
         commands = dict.fromkeys(_GCC, gcc)
         commands |= {variable: _beside(clang, tool) for variable, tool in _LLVM.items()}
-        said = {name: _says(commands[name]) for name in ("CC", "CLANG", "LLC")}
+        asked = {name: commands[name] for name in ("CC", "CLANG", "LLC")}
+        said, answers = _said(asked, (read_json(memory) if memory else None) or {})
         releases = [_VERSION.search(said[name]) for name in ("CLANG", "LLC")]
         clangs, llcs = (match[1] if match else "" for match in releases)
         if clangs != llcs:
             raise UnlikeTools(clang, clangs, commands["LLC"], llcs)
-        first_lines = (said[name].strip().partition("\n")[0] for name in ("CC", "CLANG"))
-        return cls(commands, *first_lines)
+        gcc_says, clang_says = (said[name].strip().partition("\n")[0] for name in ("CC", "CLANG"))
+        # Debian's ccache(1) has links of the compilers' names to be put first on PATH
+        has_it = Path(str(shutil.which(gcc))).resolve().name == "ccache"
+        ccache = not has_it and bool(shutil.which("ccache"))
+        return cls(commands, gcc_says, clang_says, ccache, answers)
+
+    def remember(self, memory: Path) -> None:
+        """Keep what they said, for the next to find them."""
+        known = read_json(memory) or {}
+        if not self.answers.items() <= known.items():
+            write_json(memory, known | self.answers)
 
     @property
     def variables(self) -> list[str]:
         """What make has to be told: nothing about what is called as make expects."""
         usual = dict.fromkeys(_GCC, "gcc") | _LLVM
-        return [f"{name}={tool}" for name, tool in self.commands.items() if tool != usual[name]]
+        told = self.commands | {
+            name: f"ccache {self.commands[name]}" for name in _GCC if self.ccache
+        }
+        return [f"{name}={tool}" for name, tool in told.items() if tool != usual[name]]
 
 
 def installed(kind: str) -> list[str]:
@@ -89,7 +112,7 @@ def _names_in(directory: str) -> list[str]:
 def _found(given: str | None, kind: str) -> str:
     """The command of that name, or the machine's own of that kind."""
     if given is None:
-        command = next(filter(shutil.which, [kind, *installed(kind)]), None)
+        command = kind if shutil.which(kind) else next(iter(installed(kind)), None)
         if not command:
             raise MissingTools([kind], "build")
         return command
@@ -114,5 +137,26 @@ def _beside(clang: str, tool: str) -> str:
     return named
 
 
-def _says(command: str) -> str:
-    return Shell().ask([command, "--version"]).text()
+def _said(
+    commands: Mapping[str, str], known: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What commands say of their versions, and what of that can be remembered, by file."""
+    said, answers = {}, {}
+    for name, command in commands.items():
+        file = Path(str(shutil.which(command))).resolve()
+        answer = known.get(str(file), {})
+        now = stamp(str(file))
+        if answer.get("stamp") != now:
+            lines = Shell().ask([command, "--version"]).lines[:_HEAD]
+            answer = {"stamp": now, "says": "\n".join(line.text for line in lines)}
+        said[name] = answer["says"]
+        if _speaks_for_itself(file):
+            answers[str(file)] = answer
+    return said, answers
+
+
+def _speaks_for_itself(file: Path) -> bool:
+    """Whether it is the compiler itself, and no script or ccache(1) that calls another file."""
+    with file.open("rb") as opened:
+        is_program = opened.read(4) == b"\x7fELF"
+    return is_program and bool(_NAME.fullmatch(file.name) or file.name.startswith("llc"))

@@ -19,6 +19,7 @@ from xdplab.version import KernelVersion
 SAMPLES = Path("samples/bpf")
 MAKEFILE = SAMPLES / "Makefile"
 STATE = Path(".xdplab")
+MEMORY = "tree.json"  # in it: see Tree.remember
 _NEEDED = ("Makefile", "Kbuild", "scripts", str(MAKEFILE), "tools/lib/bpf")
 
 # What git has in its directory while an operation is under way, as git-status(1)
@@ -124,7 +125,7 @@ class Tree:
         """Note facts about the tree in its state."""
         if dry:
             return
-        state = self.state("tree.json")
+        state = self.state(MEMORY)
         write_json(state, {"origin": self.origin} | (read_json(state) or {}) | fields)
 
     def forget(self) -> None:
@@ -140,7 +141,7 @@ class Tree:
 
     def recall(self, field: str) -> object:
         """A fact that was remembered, or None."""
-        return (read_json(self.state("tree.json")) or {}).get(field)
+        return (read_json(self.state(MEMORY)) or {}).get(field)
 
 
 def _user_name(number: int) -> str:

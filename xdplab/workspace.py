@@ -54,6 +54,11 @@ class Workspace:
         """What the distribution's suites have, as of the last time they were asked."""
         return self.root / "apt"
 
+    @property
+    def compilers(self) -> Path:
+        """What compilers said of themselves."""
+        return self.root / "compilers.json"
+
     def build(self, tree: str, sample: str) -> Path:
         """Where the result of building a sample in a tree is kept."""
         return self.root / "builds" / tree / sample

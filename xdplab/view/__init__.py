@@ -168,9 +168,10 @@ class View:
     def built(self, build: Build, *, dry: bool) -> None:
         """Where the result of a build is."""
         if not dry:
+            done = "up to date" if build.unchanged else f"in {build.facts['seconds']:.1f} s"
             self.answer(
-                f"{build.program}: for Linux {build.facts['version']},"
-                f" in {build.facts['seconds']:.1f} s; log: {build.facts['log']}"
+                f"{build.program}: for Linux {build.facts['version']}, {done};"
+                f" log: {build.facts['log']}"
             )
 
     def commands(self, written: Path | None, tree: Tree) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
     from xdplab.process import Line
     from xdplab.view import View
+
+_MAKES = re.compile(r" -o (\S+)")  # in a compiler's command
+_WIDEST = 48  # characters of a note
 
 
 class Stage(contextlib.ExitStack):
@@ -39,11 +43,12 @@ class Stage(contextlib.ExitStack):
         self._show(phase, done, total, note)
 
     def line(self, line: Line) -> None:
-        """What make is at, in its own short words."""
+        """What make is at: the file of a command, or its own short words."""
         if line.stream == "err":
             self.errors.append(line)
         elif line.text.startswith("  "):
-            self._show(self._title, note=line.text.strip()[:48])
+            made = _MAKES.search(line.text)
+            self._show(self._title, note=(made[1] if made else line.text.strip())[-_WIDEST:])
 
     def _show(self, phase: str, done: int = 0, total: int = 0, note: str = "") -> None:
         if phase != self._phase or self._task is None:
