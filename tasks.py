@@ -798,7 +798,8 @@ def clean(lab: Lab, trees: bool = False) -> None:
     kernels="versions of trees that are set up, with commas between",
     trees="paths of trees, with commas between; neither: all that are set up",
     compilers="such as gcc-13,clang-16: each with the other kind's usual one",
-    record="add what is found to docs/proofs.json, and write docs/kernels.md anew",
+    record="add what is found to docs/proofs.json, what was read to xdplab/sources/read.txt,"
+    " and write docs/kernels.md anew",
 )
 def survey(
     lab: Lab,
@@ -816,7 +817,9 @@ def survey(
     toolchains = [lab.toolchain(**named) for named in survey.trials(words(compilers))]
     pair = Sample.find(sample)
     with lab.view.stage("survey") as stage:
-        found = survey.survey(chosen, toolchains, pair, lab.workspace, lab.shell, stage.line)
+        found = survey.survey(
+            chosen, toolchains, pair, lab.workspace, lab.shell, stage.line, learn=record
+        )
         proofs = lab.view.proofs(survey.recording(found) if record else found)
     if record:
         lab.view.done(eras.write_page(dry=lab.shell.dry), nothing="docs/kernels.md is as it was")

@@ -254,7 +254,7 @@ def test_clean_gives_a_users_tree_back_as_it_was(invoke: Invoke, fake_tree: Path
 # ---- ended in the middle
 
 
-MOMENTS = ("fetch --progress --depth=1", "--stdin origin", "checkout --progress", "prepare0")
+MOMENTS = ("fetch --progress --depth=1", "--stdin origin", "worktree add", "prepare0")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

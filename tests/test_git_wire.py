@@ -135,8 +135,10 @@ def fetch(tmp_path: Path) -> Fetch:
 
     def fetch(url: str, version: str = "v6.1") -> list[str]:
         told: list[str] = []
-        path = tmp_path / "tree"
-        source.fetch(KernelVersion.parse(version), url, path, Shell(), no_report, told.append)
+        path, store = tmp_path / "tree", tmp_path / "store"
+        source.fetch(
+            KernelVersion.parse(version), url, path, store, Shell(), no_report, told.append
+        )
         assert git(path, "status", "--porcelain") == ""
         assert len(list(path.glob("samples/bpf/noise*"))) == FILES
         return told
@@ -169,7 +171,7 @@ def test_a_fetch_goes_on_where_the_wire_broke(
         fetch(wire.url())
     assert wire.url() in broken.value.message
     assert "again" in broken.value.cure
-    assert ("is kept" in broken.value.cure) == (tmp_path / "tree").exists()
+    assert ("is kept" in broken.value.cure) == (tmp_path / "store/HEAD").exists()
     wire.mend()
     assert fetch(wire.url()) == []
     # what is lost is a batch, and the commit comes once more if that was it
@@ -195,14 +197,14 @@ def test_a_wire_that_breaks_while_a_missing_tag_is_looked_for(
     wire.cut = cut
     with pytest.raises((Unreachable, NotToBeHad)):
         fetch(wire.url(), "v6.7")
-    assert not (tmp_path / "tree").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_repository_that_was_damaged_while_nobody_is_there_to_mend_it(
     wire: Wire, fetch: Fetch, tmp_path: Path
 ) -> None:
     fetch(wire.url())
-    for pack in tmp_path.glob("tree/.git/objects/pack/*"):
+    for pack in tmp_path.glob("store/objects/pack/*"):
         pack.unlink()
     with pytest.raises((Unreachable, CommandFailed)):
         fetch("git://127.0.0.1:1/linux")

@@ -22,7 +22,7 @@ from xdplab import footprint, patching
 from xdplab.errors import Damaged
 from xdplab.files import read_json, write_json, write_whole
 from xdplab.process import Shell
-from xdplab.sources import git
+from xdplab.sources import wanted
 from xdplab.tree import Tree
 
 _RECORD = "mended.json"
@@ -273,8 +273,7 @@ def _plan(tree: Tree, kinds: Sequence[Kind]) -> dict[str, Mark]:
     """Each damaged file that a build reads, and what mending makes of it."""
     if not kinds:
         return {}
-    read = git.read_by_builds()
-    names = sorted(name for name in footprint.names_below(tree, [""]) if read.fullmatch(name))
+    names = sorted(wanted.chosen(footprint.names_below(tree, [""])))
     marks = ((name, Mark.of(file, kinds)) for name, file in _files(tree, names))
     return {name: mark for name, mark in marks if mark.kinds}
 

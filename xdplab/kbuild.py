@@ -18,6 +18,7 @@ from xdplab.files import require_space, write_whole
 from xdplab.process import Finished, Line, Shell
 from xdplab.recipe import BASH, FLAGS, Recipe
 from xdplab.sample import Sample
+from xdplab.sources import git
 from xdplab.toolchain import Toolchain
 from xdplab.tree import SAMPLES, Origin, Tree
 
@@ -162,6 +163,10 @@ def _run(
         on_line=on_line,
         check=False,
     )
+    if finished.code and tree.origin is Origin.GIT:
+        said = (line.text for line in finished.lines)
+        if git.fetch_missing(tree.path, said, shell, lambda *_: None):
+            return _run(tree, argv, directory, what, shell, on_line, log)
     if finished.code:
         fault = blame.of(tree, finished.lines)
         if fault:

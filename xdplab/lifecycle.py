@@ -330,7 +330,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     done += editor.remove(workspace, shell)
     ours = ["builds", "runs", "matrix", "locks", "foreign-trees.json"]
     ours += ["compilers.json", "exercises.json", "tutorial.json"]
-    ours += ["trees", "kernels", "downloads", "apt", "current"] if trees else []
+    ours += ["trees", "git", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():
             shell.echo(f"rm -r {path}")

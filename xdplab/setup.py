@@ -156,7 +156,8 @@ def _bring(
         tarball.fetch(place, partial, workspace.downloads, shell, report, tell)
     elif wanted.source is Source.GIT:
         place = remote or git.default_remote(version)
-        git.fetch(version, place, partial, shell, report, tell)
+        store = workspace.repositories / git.label(place)
+        git.fetch(version, place, partial, store, shell, report, tell)
     else:
         downloads, indexes = workspace.downloads, workspace.indexes
         distro.fetch(version, partial, downloads, indexes, shell, report, tell)
@@ -174,6 +175,8 @@ def _keep(wanted: Wanted, partial: Path, whole: Path) -> None:
         raise
     found.remember(origin=Origin(wanted.source))
     partial.rename(whole)
+    if wanted.source is Source.GIT:
+        git.moved(whole)
 
 
 def _require(wanted: Wanted, tree: Tree) -> None:

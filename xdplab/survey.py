@@ -16,6 +16,7 @@ from xdplab.files import read_json, write_json
 from xdplab.process import Line, Shell
 from xdplab.runner import Job
 from xdplab.sample import Sample
+from xdplab.sources import wanted
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
 from xdplab.trees import fetched, foreign
@@ -52,11 +53,12 @@ class Proof:
 
 def prove(
     tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace, shell: Shell,
-    on_line: kbuild.OnLine,
+    on_line: kbuild.OnLine, *, learn: bool = False,
 ) -> Proof:  # fmt: skip
     """Build from a clean tree, verify in a namespace of its own, take all of it back.
 
-    What a tree or a compiler isn't up to is an outcome here, not an error.
+    What a tree or a compiler isn't up to is an outcome here, not an error.  With `learn`
+    the files of a whole tree that were read get on record, for who fetches only those.
     """
     source = tree.path.name if tree.origin is Origin.EXISTING else str(tree.origin)
     kernel = platform.release().partition("-")[0]  # what follows is the machine's own affair
@@ -69,6 +71,7 @@ def prove(
 
     _take_back(tree, workspace)
     before = _listing(tree)
+    read = wanted.watch(tree) if learn and not tree.git_dir else None
     try:
         proof = _prove(proof, tree, sample, tools, workspace, shell, hear)
     except LabError as error:
@@ -77,7 +80,10 @@ def prove(
         said = said or error.message
         proof = replace(proof, outcome=outcome, reason=said.replace(str(tree.path), tree.path.name))
     finally:
+        opened = read() if read else set()
         _take_back(tree, workspace)
+    if opened and proof.outcome is Outcome.PASSED:
+        wanted.learn(tree, opened)
     left = sorted(_listing(tree).items() ^ before.items())
     if left:
         reason = f"the tree isn't as it was found: {left[0][0]}, of {len(left)}"
@@ -146,13 +152,13 @@ def trials(names: Iterable[str]) -> list[dict[str, str]]:
 
 def survey(
     trees: Iterable[Tree], toolchains: Sequence[Toolchain], sample: Sample,
-    workspace: Workspace, shell: Shell, on_line: kbuild.OnLine,
+    workspace: Workspace, shell: Shell, on_line: kbuild.OnLine, *, learn: bool = False,
 ) -> Iterator[Proof]:  # fmt: skip
-    """Prove each tree with each toolchain; a dry run only tells what that comes to."""
+    """Prove each tree with each toolchain, as prove(); a dry run only tells what that comes to."""
     for tree in trees:
         for tools in toolchains:
             if not shell.dry:
-                yield prove(tree, sample, tools, workspace, shell, on_line)
+                yield prove(tree, sample, tools, workspace, shell, on_line, learn=learn)
                 continue
             chosen = [f"--gcc={tools.commands['CC']}", f"--clang={tools.commands['CLANG']}"]
             shell.echo(shlex.join(["invoke", "build", f"--tree={tree.path}", *chosen]))

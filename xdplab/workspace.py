@@ -45,6 +45,11 @@ class Workspace:
         return self.root / "downloads"
 
     @property
+    def repositories(self) -> Path:
+        """Where trees out of git have their objects, a repository for each remote."""
+        return self.root / "git"
+
+    @property
     def kernels(self) -> Path:
         """Kernels that boot, a directory for each."""
         return self.root / "kernels"

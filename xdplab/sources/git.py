@@ -1,29 +1,32 @@
-"""One version out of a git repository: no history, and only the files that a build reads.
+"""Versions out of a git repository: no history, and only the files that a build reads.
 
-First the commit with its trees (`--depth=1 --filter=blob:none`), then the blobs
-of the wanted paths in a few batches, then the checkout.  What an exchange brought
-isn't fetched again after an interruption; git keeps nothing of one that broke
-off.  See git-sparse-checkout(1), and partial-clone in git's technical
+All versions of a remote share one bare repository, and each is a worktree of it: what
+one has already, the next doesn't fetch again.  First comes the commit with its trees
+(`--depth=1 --filter=blob:none`), then the blobs of the wanted files at once, then these
+files are written, and the others marked as not there (skip-worktree).  What an exchange
+brought isn't fetched again after an interruption; git keeps nothing of one that broke
+off.  See git-worktree(1), git-update-index(1), and partial-clone in git's technical
 documentation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
-import platform
 import re
 import shlex
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xdplab.errors import CommandFailed, MissingTools, NotToBeHad, Unreachable
+from xdplab.files import locked
 from xdplab.process import Shell, pasteable
-from xdplab.sources import Report, Tell
+from xdplab.sources import Report, Tell, wanted
 from xdplab.version import KernelVersion, nearest
 
 if TYPE_CHECKING:
@@ -34,59 +37,12 @@ if TYPE_CHECKING:
 MAINLINE = "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git"
 STABLE = "https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git"
 
-# What configuring, `make prepare0 scripts` and one sample read, in every tree
-# from v4.19 on.  A path that ends in "/" is a directory, "**/" means anywhere,
-# "!" takes away again; {arch} is the machine's name in arch/.
-PATHS = (
-    "Makefile",
-    "Kbuild",
-    "Kconfig",
-    ".gitattributes",
-    ".gitignore",
-    "**/Kconfig*",
-    "arch/{arch}/Makefile*",
-    "arch/{arch}/Kbuild",
-    "arch/{arch}/include/",
-    "arch/{arch}/configs/",
-    "arch/{arch}/entry/syscalls/",
-    "arch/{arch}/tools/",
-    "arch/{arch}/kernel/asm-offsets*",
-    "arch/{arch}/kernel/Makefile",
-    "arch/{arch}/lib/x86-opcode-map.txt",
-    "include/",
-    # devices' headers, which no XDP program and no header that it includes asks for
-    *(f"!include/{name}/" for name in ("drm", "dt-bindings", "media", "rdma", "scsi", "soc")),
-    *(f"!include/{name}/" for name in ("sound", "trace/events", "video", "xen")),
-    *(f"!include/linux/{name}/" for name in ("mfd", "mlx5", "platform_data", "usb")),
-    *(f"!include/uapi/{name}/" for name in ("drm", "rdma", "sound")),
-    "kernel/bounds.c",
-    "kernel/time/timeconst.*",
-    "kernel/configs/",
-    "lib/vdso/Makefile",
-    "samples/Makefile",
-    "samples/bpf/",
-    "scripts/",
-    "!scripts/coccinelle/",
-    "!scripts/gdb/",
-    "security/selinux/include/",
-    "tools/arch/{arch}/",
-    "tools/build/",
-    "tools/include/",
-    "tools/lib/",
-    *(f"!tools/lib/{name}/" for name in ("lockdep", "perf", "thermal", "traceevent")),
-    "tools/perf/perf-sys.h",
-    "tools/scripts/",
-    "tools/testing/selftests/bpf/*.h",
-    "usr/include/",
-)
 _CURE = "try again, name another with --remote, or take the distribution's: --source distro"
-
-_ARCH = {"x86_64": "x86", "i686": "x86", "aarch64": "arm64", "ppc64le": "powerpc", "s390x": "s390"}
 
 _PATIENCE = 120.0  # seconds without a word of git's, whose remote is gone then
 _ANSWER = 20.0  # seconds for a list of tags
 
-_BATCH = 2000  # files: what is lost at worst when the remote hangs up
+_BATCH = 10_000  # files: what is lost at worst when the remote hangs up
 
 _ENV = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 _TAG = re.compile(r"\trefs/tags/(v\d+\.\d+(?:\.\d+)?(?:-rc\d+)?)$", re.ASCII)
@@ -98,13 +54,15 @@ def default_remote(version: KernelVersion) -> str:
 
 
 def fetch(
-    version: KernelVersion, remote: str, path: Path, shell: Shell, report: Report, tell: Tell
-) -> None:
-    """Make `path` a sparse checkout of the version's tag.
+    version: KernelVersion, remote: str, path: Path, store: Path, shell: Shell, report: Report,
+    tell: Tell,
+) -> None:  # fmt: skip
+    """Make `path` a sparse checkout of the version's tag, anew; its objects are in `store`.
 
-    `tell` hears of a server that sent more than it was asked for.  Raises
-    Unreachable, and NotToBeHad with the nearest tags if there is no such tag.
-    Can be interrupted at any moment and called again.
+    `store` is a repository of this remote alone, made if need be.  `tell` hears of a
+    server that sent more than it was asked for.  Raises Unreachable, NotToBeHad with
+    the nearest tags if there is no such tag, and Held if another process fetches from
+    the remote.  Can be interrupted at any moment and called again.
     """
     if not shutil.which("git"):
         raise MissingTools(["git"], "build")
@@ -114,23 +72,41 @@ def fetch(
         shell.echo(pasteable(["git", "clone", "--depth=1", "--filter=blob:none", "--sparse",
                               f"--branch={version.tag}", remote, path]))  # fmt: skip
         return
-    _forget_dead_processes(path / ".git")
-    repo = git.Repo.init(path)
-    try:
-        _set_up(repo, remote)
-        if not _has(repo, version.tag):
-            _fetch_commit(repo, version, remote, shell, report, tell)
-        _fetch_blobs(repo, version.tag, remote, shell, report)
-        _check_out(repo, version.tag, remote, shell, report)
-    except (Unreachable, NotToBeHad):
-        if not _has(repo, version.tag):
-            shutil.rmtree(path)  # nothing has arrived that could be gone on with
-        raise
-    except git.GitCommandError as error:
-        code = error.status if isinstance(error.status, int) else -1
-        raise CommandFailed(pasteable(error.command), code, str(error.stderr)) from error
-    finally:
-        repo.close()
+    with locked(store / "lock"):
+        _forget_dead_processes(store)
+        repo = git.Repo.init(store, bare=True)
+        try:
+            _set_up(repo, remote)
+            if not _has(repo, version.tag):
+                _fetch_commit(repo, version, remote, shell, report, tell)
+            files = _files(repo, version.tag)
+            names = wanted.chosen(files)
+            _fetch_blobs(repo, (files[name] for name in names), remote, shell, report)
+            _check_out(repo, version.tag, path, files, names, remote, shell, report)
+        except (Unreachable, NotToBeHad):
+            if not repo.tags:
+                shutil.rmtree(store)  # nothing has arrived that could be gone on with
+            raise
+        except git.GitCommandError as error:
+            code = error.status if isinstance(error.status, int) else -1
+            raise CommandFailed(pasteable(error.command), code, str(error.stderr)) from error
+        finally:
+            repo.close()
+
+
+def label(remote: str) -> str:
+    """A directory name for the remote's repository; another's differs."""
+    readable = re.sub(r"[^\w.-]+", "-", _url(remote).partition("://")[2] or remote)[-60:]
+    return f"{readable.strip('-')}-{hashlib.sha256(_url(remote).encode()).hexdigest()[:8]}"
+
+
+def moved(path: Path) -> None:
+    """Let the repository know where a worktree is since it was renamed.
+
+    The file is described in gitrepository-layout(5); `git worktree repair` came late.
+    """
+    git_dir = Path((path / ".git").read_text().removeprefix("gitdir:").strip())
+    (git_dir / "gitdir").write_text(f"{path / '.git'}\n")
 
 
 def _forget_dead_processes(git_dir: Path) -> None:
@@ -159,8 +135,6 @@ def _set_up(repo: Repo, remote: str) -> None:
         config.set_value("core", "sparseCheckout", "true")
         config.set_value("advice", "detachedHead", "false")
         config.set_value("gc", "auto", 0)
-    patterns = Path(repo.git_dir) / "info" / "sparse-checkout"
-    patterns.write_text("".join(f"{_sparse_pattern(row)}\n" for row in _paths()))
 
 
 def _url(remote: str) -> str:
@@ -212,38 +186,136 @@ def tags(remote: str, shell: Shell) -> list[KernelVersion]:
     return [version for name, version in versions if version.tag == name]
 
 
-def _fetch_blobs(repo: Repo, tag: str, remote: str, shell: Shell, report: Report) -> None:
-    """Fetch the wanted files' contents, batch by batch, with progress.
-
-    A checkout would fetch them too, but shows no progress over a pipe.  git
-    asks for none of a batch that is there already.
-    """
-    wanted = read_by_builds()
+def _files(repo: Repo, tag: str) -> dict[str, str]:
+    """The names of a version's files, and the blob of each."""
     listing = repo.git.ls_tree("-r", "-z", tag).split("\0")
     entries = (line.split("\t", 1) for line in listing if line)
-    blobs = sorted({entry.split()[2] for entry, name in entries if wanted.fullmatch(name)})
-    for first in range(0, len(blobs), _BATCH):
-        some = blobs[first : first + _BATCH]
-        batch = Path(repo.git_dir) / f"wanted-from-{first + 1}"
-        batch.write_text("".join(f"{blob}\n" for blob in some))
-        what = f"files {first + 1} to {first + len(some)} of {len(blobs)}"
+    return {name: entry.split()[2] for entry, name in entries if " blob " in entry}
+
+
+def _fetch_blobs(
+    repo: Repo, blobs: Iterable[str], remote: str, shell: Shell, report: Report
+) -> None:
+    """Fetch those of the files' contents that aren't there, at once, with progress.
+
+    A checkout would fetch them too, but shows no progress over a pipe.
+    """
+    # a question about an object that isn't there would fetch it, by itself
+    there = repo.git.cat_file("--batch-all-objects", "--unordered", "--batch-check=%(objectname)")
+    lacking = sorted(set(blobs) - set(there.split()))
+    for first in range(0, len(lacking), _BATCH):
+        some = lacking[first : first + _BATCH]
+        what = f"files {first + 1} to {first + len(some)} of {len(lacking)}"
         _go_on(repo, ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--progress", "--no-tags",
                       "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none",
-                      "--stdin", "origin"], remote, shell, report, what, batch)  # fmt: skip
+                      "--stdin", "origin"], remote, shell, report, what, some, "\n")  # fmt: skip
 
 
-def _check_out(repo: Repo, tag: str, remote: str, shell: Shell, report: Report) -> None:
-    checkout = ["checkout", "--progress", "--force", "--detach", tag]
-    _go_on(repo, checkout, remote, shell, report, "checkout")
+def _check_out(
+    repo: Repo, tag: str, path: Path, files: Collection[str], names: Collection[str],
+    remote: str, shell: Shell, report: Report,
+) -> None:  # fmt: skip
+    """Make the worktree anew, with these of the version's files.
+
+    Not by patterns: git would hold every file against every one of them.
+    """
+    import git
+
+    shutil.rmtree(path, ignore_errors=True)
+    # --force: one of that name may have been begun, and registered
+    add = ["worktree", "add", "--force", "--force", "--detach", "--no-checkout", str(path), tag]
+    _go_on(repo, add, remote, shell, report, "checkout")
+    with git.Repo(path) as tree:
+        _go_on(tree, ["read-tree", tag], remote, shell, report, "checkout")
+        others = sorted(set(files).difference(names))
+        _mark(tree, "--skip-worktree", others, remote, shell, report)
+        _write(tree, names, remote, shell, report)
+
+
+def _mark(
+    tree: Repo, how: str, names: Sequence[str], remote: str, shell: Shell, report: Report
+) -> None:
+    update = ["update-index", how, "-z", "--stdin"]
+    _go_on(tree, update, remote, shell, report, "checkout", names)
+
+
+def _write(tree: Repo, names: Collection[str], remote: str, shell: Shell, report: Report) -> None:
+    """Write files whose blobs are there, and have git's own commands keep to them."""
+    patterns = Path(tree.git_dir) / "info" / "sparse-checkout"
+    patterns.parent.mkdir(exist_ok=True)
+    with patterns.open("a") as file:
+        file.writelines(f"/{name}\n" for name in sorted(names))
+    checkout = ["checkout-index", "--force", "--index", "-z", "--stdin"]
+    _go_on(tree, checkout, remote, shell, report, "checkout", sorted(names))
+
+
+# ---- what nobody foresaw
+
+_LACKS = re.compile(
+    r"no such file|not found|can(?:'|no)t open|no rule to make target", re.IGNORECASE
+)
+
+
+def fetch_missing(path: Path, said: Iterable[str], shell: Shell, report: Report) -> list[str]:
+    """Fetch what a build missed in a sparse checkout, and what is beside it; gives its names.
+
+    `said` is what make and compilers said; nothing is done if they name no file that the
+    version has and the checkout hasn't.  Raises Unreachable.
+    """
+    import git
+
+    with git.Repo(path) as tree:
+        # entries are "S 100644 BLOB 0<tab>NAME": S, not there by skip-worktree
+        entries = tree.git.ls_files("-t", "--stage", "-z").split("\0")
+        absent = {
+            name: entry.split()[2]
+            for entry, _, name in (line.partition("\t") for line in entries)
+            if entry.startswith("S ") and wanted.concerns_here(name)
+        }
+        missed = _missed(path, said, absent)
+        if not missed:
+            return []
+        directories = {name.rpartition("/")[0] for name in missed} - {""}
+        names = [
+            name for name in absent if name in missed or name.rpartition("/")[0] in directories
+        ]
+        shell.echo(f"# not fetched with the tree: {', '.join(missed)}; coming, with"
+                   f" {len(names) - len(missed)} files beside")  # fmt: skip
+        remote = tree.remotes.origin.url
+        _fetch_blobs(tree, (absent[name] for name in names), remote, shell, report)
+        _mark(tree, "--no-skip-worktree", names, remote, shell, report)
+        _write(tree, names, remote, shell, report)
+    return missed
+
+
+def _missed(path: Path, said: Iterable[str], absent: Collection[str]) -> list[str]:
+    """The absent files that are named where something is said to lack.
+
+    By a name from the tree's top, or from where another file of the same line is; an
+    included header's by the end of its name.
+    """
+    missed = set()
+    for line in said:
+        if not _LACKS.search(line):
+            continue
+        words = re.findall(r"[\w./+-]*\w", line.replace(f"{path}/", ""))
+        places = {"", *(word.rpartition("/")[0] for word in words)}
+        named = {
+            os.path.normpath(f"{place}/{word}").lstrip("/") for place in places for word in words
+        }
+        missed |= named.intersection(absent)
+        ends = tuple(f"/{word}" for word in words if "/" in word)
+        missed |= {name for name in absent if name.endswith(ends)}
+    return sorted(missed)
 
 
 def _go_on(
     repo: Repo, arguments: Sequence[str], remote: str, shell: Shell, report: Report, what: str,
-    given: Path | None = None,
+    given: Iterable[str] = (), end: str = "\0",
 ) -> None:  # fmt: skip
-    """Run git once the commit is there; raises Unreachable."""
+    """Run git once the commit is there, with these lines to read; raises Unreachable."""
     try:
-        _run(repo, arguments, shell, report, what, given)
+        _run(repo, arguments, shell, report, what, "".join(f"{line}{end}" for line in given))
     except _GitFailed as error:
         raise Unreachable(remote, error.said, "do it again: what has arrived is kept") from error
 
@@ -263,9 +335,9 @@ def _run(
     shell: Shell,
     report: Report,
     what: str,
-    given: Path | None = None,
+    given: str = "",
 ) -> list[str]:
-    """Run git, tell of its progress; gives all that it said.
+    """Run git, with `given` to read, tell of its progress; gives all that it said.
 
     Raises _GitFailed with its words on what went wrong, also after _PATIENCE.
     """
@@ -273,9 +345,12 @@ def _run(
     from git.cmd import handle_process_output
 
     argv = ["git", *arguments]
-    directory = Path(repo.working_dir)
-    redirection = f" < {shlex.quote(str(given))}" if given else ""
-    shell.echo(pasteable(argv, directory) + redirection)
+    stdin = Path(repo.git_dir) / "given" if given else Path(os.devnull)
+    if given:
+        stdin.write_text(given, errors="surrogateescape")
+    redirection = f" < {shlex.quote(str(stdin))}" if given else ""
+    shell.echo(pasteable(argv, Path(repo.working_dir)) + redirection)
+    report(what)
     follow = _progress(what, report).new_message_handler()
     said: list[str] = []
     last = time.monotonic()
@@ -292,11 +367,11 @@ def _run(
             if time.monotonic() - last > _PATIENCE:
                 raise _GitFailed(f"nothing came for {_PATIENCE:.0f} seconds")
 
-    with (given or Path(os.devnull)).open("rb") as stdin:
+    with stdin.open("rb") as opened:
         process = repo.git.execute(
             argv,
             as_process=True,
-            istream=stdin,
+            istream=opened,
             env=_ENV,
             universal_newlines=True,  # git draws its progress with carriage returns
         )
@@ -347,37 +422,3 @@ def _progress(what: str, report: Report) -> RemoteProgress:
             report(f"{what}: {phase}", int(cur_count), int(max_count or 0), message)
 
     return Progress()
-
-
-# ---- the wanted paths, as git and as we match them
-
-
-def _paths() -> list[str]:
-    arch = _ARCH.get(platform.machine(), platform.machine())
-    return [row.format(arch=arch) for row in PATHS]
-
-
-def read_by_builds() -> re.Pattern[str]:
-    """What the names of the files that a build reads match, from the tree's top."""
-    return re.compile(_regex())
-
-
-def _sparse_pattern(row: str) -> str:
-    """A row as a line of .git/info/sparse-checkout: gitignore's language, upside down."""
-    sign, path = ("!", row[1:]) if row.startswith("!") else ("", row)
-    return sign + (path.removeprefix("**/") if path.startswith("**/") else f"/{path}")
-
-
-def _regex() -> str:
-    def one(row: str) -> str:
-        anywhere, path = ("(?:.*/)?", row[3:]) if row.startswith("**/") else ("", row)
-        text = re.escape(path).replace(r"\*", "[^/]*")
-        # to git a name without "/" at its end may be a directory's as well
-        return anywhere + text + (".*" if path.endswith("/") else "(?:/.*)?")
-
-    rows = _paths()
-    files = "|".join(one(row) for row in rows if not row.endswith("/"))
-    wanted = "|".join(one(row) for row in rows if row.endswith("/") and row[0] != "!")
-    unwanted = "|".join(one(row[1:]) for row in rows if row[0] == "!")
-    # git looks at the file's own name first: a directory takes away no "**/Kconfig*"
-    return f"(?:{files})|(?!(?:{unwanted})$)(?:{wanted})"
