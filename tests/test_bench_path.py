@@ -54,12 +54,10 @@ def test_each_way_drops_all_that_arrives(lab: Invoke, monkeypatch: pytest.Monkey
         for way in one.ways:
             assert not way.failed, f"{one.name}: {way.name}: {way.failed}"
             assert bool(way.figures) != bool(way.skipped)
-            for sent, dropped in zip(
-                *(way.figures.get(x, []) for x in (SENT, DROPPED)), strict=True
-            ):
-                assert 0 < dropped <= sent
-    same_core = [one for one in found if one.name.startswith("lo") or one.point]
-    assert all(way.figures.get(SENT) == way.figures.get(DROPPED) for way in of(same_core))
+            dropped = way.figures.get(DROPPED, [])
+            assert all(dropped)
+            if SENT in way.figures:  # the rest was lost
+                assert all(a <= b for a, b in zip(dropped, way.figures[SENT], strict=True))
     points = [one.point[1] for one in found if one.point]
     assert points == [n for n in (1, 2, 4, 8) if n <= len(os.sched_getaffinity(0))]
     # what is the harness's own is measured wherever this runs
@@ -78,7 +76,10 @@ def test_a_filter_that_lets_something_through_has_no_reading(
         yield lambda: 0
 
     monkeypatch.setattr(path, "_PATIENCE", 0.1)
-    with cable(means, tmp_path) as place, pytest.raises(FramesAstray, match="and 0 were dropped"):
+    with (
+        cable(means, tmp_path) as place,
+        pytest.raises(FramesAstray, match="were sent to xdp0, and 0 were dropped"),
+    ):
         path._reading(path._Filter("idle", idle, ""), place, [0])
 
 
@@ -86,7 +87,7 @@ def test_another_core_receives(means: Means, tmp_path: Path) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     with cable(means, tmp_path) as place:
         before = set(path._napi_threads(place.dev))
-        assert path._hand_over(place, cpus[-1]) == cpus[-1]
+        assert path._handed_over(place, cpus[-1]).handed_over
         threads = set(path._napi_threads(place.dev)) - before
         assert len(threads) == cpus[-1] + 1  # one for each queue
         for thread in threads:
@@ -114,7 +115,7 @@ scratch = Path(sys.argv[1])
 means = Means(Workspace(scratch), Shell(), lambda: None, lambda: None, print)
 with path._namespace(means) as bench:
     place = path._cable(bench, [0], scratch)
-    path._hand_over(place, 0)
+    path._handed_over(place, 0)
     print(bench.netns, flush=True)
     frame, seconds = place.frame.hex(), float(sys.argv[2])
     sent = bench.ask("flood", dev=place.into, frame=frame, cpus=[0], seconds=seconds)

@@ -1135,11 +1135,11 @@ class NotSolved(SampleFailed):
 
 
 class FramesAstray(SampleFailed):
-    """bench: a filter didn't drop all that arrived, and only that."""
+    """bench: a filter didn't drop all that was sent to it, and only that."""
 
-    def __init__(self, dev: str, arrived: int, dropped: int) -> None:
+    def __init__(self, dev: str, sent: int, dropped: int) -> None:
         super().__init__(
-            f"{arrived:,} frames arrived at {dev}, and {dropped:,} were dropped",
+            f"{sent:,} frames were sent to {dev}, and {dropped:,} were dropped",
             "nothing can be said of a filter that lets through what it should drop; did anybody"
             " else send, or change its rules?",
         )
