@@ -1,15 +1,16 @@
 """Several ways to do one thing, measured in turn, and how they compare.
 
 A figure by itself says little on a machine that does other work too.  So all ways of
-a comparison are taken in the same rounds, each round beginning with another of them,
+a comparison are taken in the same rounds, in another order each time,
 and what is compared is what belongs to one round: two ways under the same weather.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from random import Random
 from statistics import median, quantiles
 
 from xdplab.errors import LabError
@@ -184,8 +185,9 @@ def measure(stage: str, comparison: Comparison, rounds: int | None, tell: Report
     rounds = comparison.rounds if rounds is None else rounds
     taken = [Taken(way.name, way.how, way.skipped) for way in comparison.ways]
     failed: dict[int, str] = {}
+    chance = Random(comparison.name)  # noqa: S311  # the same order in each bench
     for number in range(rounds):
-        for at in _in_turn(len(taken), number):
+        for at in chance.sample(range(len(taken)), len(taken)):
             if comparison.ways[at].skipped or at in failed:
                 continue
             tell(f"{stage}: {comparison.name}", number, rounds, taken[at].name)
@@ -201,12 +203,6 @@ def measure(stage: str, comparison: Comparison, rounds: int | None, tell: Report
         ),
         comparison.goals,
     )  # fmt: skip
-
-
-def _in_turn(number: int, first: int) -> Iterator[int]:
-    """All numbers below one, beginning with another one each time."""
-    for step in range(number):
-        yield (first + step) % number
 
 
 def _read(way: Way, taken: Taken) -> None:
