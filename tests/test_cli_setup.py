@@ -99,6 +99,30 @@ def test_a_second_setup_does_nothing(invoke: Invoke, remote: str, again: list[st
     assert without_locks(snapshot(invoke.workspace)) == without_locks(before)
 
 
+def test_a_build_that_misses_a_file_fetches_it_and_says_so(invoke: Invoke, remote: str) -> None:
+    repository = Path(remote.removeprefix("file://"))
+    top = repository / "Makefile"
+    top.write_text(top.read_text().replace("test -f .config", f"cat {UNWANTED}"))
+    git(repository, "commit", "--quiet", "--all", "--message", "Linux v6.1.1")
+    git(repository, "tag", "--force", "v6.1")
+    outcome = invoke("setup", "--kernel=v6.1", "--source=git", "--remote", remote)
+    assert outcome.code == 0, outcome.err
+    assert f"not fetched with the tree: {UNWANTED}" in outcome.err
+    assert (invoke.workspace / "trees/git-v6.1" / UNWANTED).exists()
+    assert len([line for line in outcome.commands() if "--stdin origin" in line]) == 2
+
+
+def test_a_second_version_shares_the_first_ones_repository(invoke: Invoke, remote: str) -> None:
+    for kernel in ("v6.2", "v6.1"):
+        outcome = invoke("setup", "--kernel", kernel, "--source=git", "--remote", remote)
+        # the small tree says 6.1 in every version
+        assert outcome.code == (0 if kernel == "v6.1" else 69), outcome.err
+    assert not [line for line in outcome.commands() if "--stdin origin" in line]
+    assert len(list(invoke.workspace.glob("git/*"))) == 1
+    assert invoke("clean", "--trees").code == 0
+    assert not invoke.workspace.exists()
+
+
 def test_a_version_that_the_remote_lacks(invoke: Invoke, remote: str) -> None:
     outcome = invoke("setup", "--kernel=v6.0", "--source=git", "--remote", remote)
     assert_refused(outcome, 69, "v6.0", "v5.10, v6.1, v6.2-rc1", "--kernel")

@@ -247,6 +247,63 @@ def test_a_dry_run_fetches_nothing(tmp_path: Path) -> None:
     assert len(echoed) == 1
 
 
+# ---- a second version
+
+
+def test_a_second_version_fetches_only_what_differs(remote: Path, tmp_path: Path) -> None:
+    fetch(remote, tmp_path / "tree")
+    echoed: list[str] = []
+    listed = ("cat-file", "--batch-all-objects", "--batch-check=%(objectname)")
+    before = set(git(tmp_path / "store", *listed).split())
+    source.fetch(
+        KernelVersion.parse("v6.0"), f"file://{remote}", tmp_path / "other", tmp_path / "store",
+        Shell(echoed.append), no_report, no_word,
+    )  # fmt: skip
+    new = set(git(tmp_path / "store", *listed).split()) - before
+    kinds = [git(tmp_path / "store", "cat-file", "-t", one).strip() for one in new]
+    assert sorted(kinds) == ["blob", "commit", "tag", "tree"]  # the Makefile is another
+    assert files(tmp_path / "tree") == files(tmp_path / "other") == set(WANTED)
+    assert (tmp_path / "tree/Makefile").read_text() == kernel_head("v6.1")
+    assert (tmp_path / "other/Makefile").read_text() == kernel_head("v6.0")
+
+
+def test_a_tree_that_was_renamed_is_still_known(remote: Path, tmp_path: Path) -> None:
+    fetch(remote, tmp_path / "tree")
+    moved = (tmp_path / "tree").rename(tmp_path / "moved")
+    source.moved(moved)
+    git(tmp_path / "store", "worktree", "prune", "--expire=now")
+    assert git(moved, "status", "--porcelain") == ""
+    assert str(moved) in git(tmp_path / "store", "worktree", "list")
+
+
+# ---- what a build misses
+
+
+@pytest.mark.parametrize(
+    ("said", "come"),
+    [
+        ("a.c:1:10: fatal error: 'linux/skbuff.h' file not found", ["include/linux/skbuff.h"]),
+        ("make[1]: *** No rule to make target 'kernel/fork.c', needed by 'x'.", ["kernel/fork.c"]),
+        ("drivers/Kconfig:3: drivers/net/Makefile: No such file or directory",
+         ["drivers/net/Makefile"]),
+        ("scripts/gdb/linux/b.py: can't open file \"a.py\"", ["scripts/gdb/linux/a.py"]),
+        ("a.c:1:10: error: expected ';'; see kernel/fork.c", []),
+        ("a.c:1:10: fatal error: 'nowhere/at-all.h' file not found", []),
+    ],
+)  # fmt: skip
+def test_what_a_build_misses_is_fetched_and_told(
+    said: str, come: list[str], remote: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    fetch(remote, tree)
+    echoed: list[str] = []
+    assert source.fetch_missing(tree, [said], Shell(echoed.append), no_report) == come
+    assert set(come) <= files(tree)
+    assert any("not fetched with the tree" in line for line in echoed) == bool(come)
+    assert git(tree, "status", "--porcelain") == ""
+    assert source.fetch_missing(tree, [said], Shell(), no_report) == []
+
+
 # ---- what can go wrong
 
 

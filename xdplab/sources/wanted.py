@@ -99,7 +99,8 @@ def watch(tree: Tree) -> Callable[[], set[str]]:
 def learn(tree: Tree, read: Collection[str], record: Path = RECORD) -> list[str]:
     """Add to the record what builds in a whole tree read and it hasn't got; gives the new rows."""
     rows, sizes = recorded(record), _sizes(tree)
-    new = fold(set(read) - set(matching(sizes, rows)), sizes)
+    read = {name for name in read if not name.startswith(".")}  # a .config is somebody's own
+    new = fold(read - set(matching(sizes, rows)), sizes)
     if new:
         write_whole(record, "".join(f"{row}\n" for row in sorted({*rows, *new})).encode())
     return new
