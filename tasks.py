@@ -421,7 +421,7 @@ def verify(
 
     job = runner.Job(lab.ip if ip is None else ip, dev, mode)
     build, record = lab.built(sample, kernel, tree, ip), lab.workspace.new_run()
-    bed = lab.bed(on, build, job, record, boot)
+    bed = lab.bed(on, build, job, record, boot, tried=True)
     if lab.shell.dry:
         bed.show(build, job.options(build), lab.shell)
         return
@@ -458,7 +458,7 @@ def cases(
     job = cases.job(lab.ip if ip is None else ip, on, wire=wire)
     build, record = lab.built(sample, kernel, tree), lab.workspace.new_run()
     known = cases.required(build, job.ip)
-    bed = lab.bed(on, build, job, record, boot)
+    bed = lab.bed(on, build, job, record, boot, tried=True)
     if lab.shell.dry:
         bed.show(build, job.options(build), lab.shell)
         return

@@ -116,6 +116,12 @@ def required(build: Build, ip: str) -> Cases:
     return found
 
 
+def frames(build: Build, ip: str) -> list[bytes]:
+    """The frames of the cases that go with a build, if there are any; raises BadCases."""
+    found = of(build, ip)
+    return [one.frame for one in found.tries] if found else []
+
+
 # ---- the file
 
 

@@ -87,10 +87,14 @@ class Lab:
             tree = None
         return Machine(self.workspace, self.shell, tree, self.gcc, self.clang, dev)
 
-    def bed(self, on: str, build: Build, job: Job, record: RunRecord, boot: str | None) -> Testbed:
+    def bed(
+        self, on: str, build: Build, job: Job, record: RunRecord, boot: str | None, *,
+        tried: bool = False,
+    ) -> Testbed:  # fmt: skip
         """The testbed that --on names; for a build and a job, where it is a virtual machine.
 
-        Raises NotAChoice, what the testbed misses, and what boot.choice.find raises.
+        `tried`: the build's packet cases will be run in it.  Raises NotAChoice, what the
+        testbed misses, BadCases, and what boot.choice.find raises.
         """
         from xdplab import testbed
         from xdplab.testbed.vm import Vm
@@ -100,7 +104,12 @@ class Lab:
                 raise NotAChoice("--on", on, [f"{Vm.name}, as there is a --boot"])
             return testbed.named(on, self.workspace)
         kernel = self.bootable(boot, build)
-        vm = Vm(kernel, build, job.dev, record.path.parent, self.workspace, self.view.say)
+        frames: list[bytes] = []
+        if tried and not self.shell.dry:
+            from xdplab import cases
+
+            frames = cases.frames(build, job.ip)
+        vm = Vm(kernel, build, job.dev, record.path.parent, self.workspace, self.view.say, frames)
         return testbed.ready(vm)
 
     def bootable(self, spec: str | None, build: Build) -> Kernel:

@@ -287,8 +287,7 @@ class _Workshop:
 
     def _furnish(self, tree: Tree, compiler: str) -> Userland:
         build = self._build(tree, compiler)
-        known = cases.of(build, self._plan.ip)
-        frames = [one.frame for one in known.tries] if known else []
+        frames = cases.frames(build, self._plan.ip)
         return Userland.of(build, frames, self._means.workspace, self._means.shell)
 
     def _pack(self, spec: str, tree: Tree, compiler: str) -> Parcel:

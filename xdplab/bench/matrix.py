@@ -102,7 +102,7 @@ class _Site:
             means.tree(), Sample.find(_SAMPLE), means.toolchain(), workspace, shell,
             lambda _: None, means.say,
         )  # fmt: skip
-        frames = [one.frame for one in cases.required(build, _IP).tries]
+        frames = cases.frames(build, _IP)
         bare = scratch / "bare.cpio"
         bare.write_bytes(_bare())
         userland = Userland.of(build, frames, workspace, shell)
