@@ -100,12 +100,11 @@ class Platform:
     def of(cls, kernel: Kernel, dev: str) -> Platform:
         """One with an interface of that name.
 
-        Raises NotAChoice, and why it can't be had here: MissingTools or QemuTooOld,
-        WithoutBpf, NoDriver or ModulesUnfit.
+        Raises NotAChoice, and why the kernel is not fit for it: WithoutBpf, NoDriver or
+        ModulesUnfit.
         """
         if dev not in _DEVS:
             raise NotAChoice("--dev", dev, _DEVS)
-        qemu.require(Shell())
         config.require_bpf(kernel)
         card = dev != "lo"
         wanted = modules.needed(kernel, modules.CARD) if card else []
@@ -140,6 +139,7 @@ class Vm(Testbed):
     def missing(self) -> LabError | None:
         """QEMU, new enough; a kernel with BPF, and with a driver for the card."""
         try:
+            qemu.require(Shell())
             Platform.of(self.kernel, self.dev)
         except LabError as error:
             return error
