@@ -10,7 +10,7 @@ from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab.bench import matrix, path, setup, start
+from xdplab.bench import build, matrix, path, setup, start
 from xdplab.bench import record as recording
 from xdplab.bench.measure import Comparison, Means, Measured, measure
 from xdplab.bench.record import Record
@@ -23,6 +23,7 @@ class Stage(StrEnum):
     """What can be measured, in the order that it is shown."""
 
     SETUP = "setup"
+    BUILD = "build"
     PATH = "path"
     MATRIX = "matrix"
     START = "start"
@@ -30,6 +31,7 @@ class Stage(StrEnum):
 
 _COMPARISONS: dict[Stage, Callable[[Means], Generator[Comparison]]] = {
     Stage.SETUP: setup.comparisons,
+    Stage.BUILD: build.comparisons,
     Stage.PATH: path.comparisons,
     Stage.MATRIX: matrix.comparisons,
     Stage.START: start.comparisons,
