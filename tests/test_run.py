@@ -244,7 +244,7 @@ def test_kill_9_leaves_nothing_behind(lab: Invoke, host: Namespace, victims: str
     assert host.programs() == []
     if victims == "binary":
         assert_refused(outcome, 1, "was killed by signal 9")
-    assert "lo" not in lab("status", under=host.enter).out
+    assert ": lo:" not in lab("status", under=host.enter).out
 
 
 def test_a_terminal_that_is_closed_detaches(lab: Invoke, host: Namespace) -> None:
@@ -350,7 +350,7 @@ def test_status_shows_what_runs(lab: Invoke, host: Namespace) -> None:
         assert re.match(line, outcome.out), outcome.out
     outcome = lab("status", under=host.enter)
     assert outcome.code == 0
-    assert "lo" not in outcome.out
+    assert ": lo:" not in outcome.out
     assert "no XDP program is on any interface that was looked at" in outcome.err
 
 
