@@ -42,12 +42,6 @@ int _xdp_ip_filter(struct xdp_md *ctx)
 
 	trace("starting xdp ip filter\n");
 
-	/* get the ip to filter from ip_map */
-	ip = bpf_map_lookup_elem(&ip_map, &key);
-	if (!ip)
-		return XDP_PASS;
-	trace("the ip address to filter is %u\n", *ip);
-
 	/* the verifier refuses a read that isn't proved to be inside the packet */
 	if ((void *)(eth + 1) > data_end)
 		return XDP_PASS;
@@ -55,6 +49,12 @@ int _xdp_ip_filter(struct xdp_md *ctx)
 		return XDP_PASS;
 	if ((void *)(iph + 1) > data_end)
 		return XDP_PASS;
+
+	/* get the ip to filter from ip_map: now that it matters, for that costs the most */
+	ip = bpf_map_lookup_elem(&ip_map, &key);
+	if (!ip)
+		return XDP_PASS;
+	trace("the ip address to filter is %u\n", *ip);
 	trace("source ip address is %u\n", iph->saddr);
 
 	if (iph->saddr != *ip)
