@@ -722,7 +722,6 @@ def filter_load(
     build, record = lab.built(filtering.SAMPLE, kernel, tree), lab.workspace.new_run()
     with testbed.named("host", lab.workspace).open(lab.shell, packets=False) as bench:
         filtering.check(wanted, new, bench, force=force, tell=lab.view.say)
-    lab.view.remarks(new.needless())
     if lab.shell.dry:
         filtering.show(build, wanted, lab.shell)
         return
@@ -739,7 +738,6 @@ def filter_add(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> 
 
     new = ruling.read(rules, mode)
     filtering.Filter.find(lab.workspace, lab.shell).add(new, force=force, tell=lab.view.say)
-    lab.view.remarks(new.needless())
     lab.view.say(f"added: {len(new):,}")
 
 

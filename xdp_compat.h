@@ -44,6 +44,23 @@
 	}
 #endif
 
+/*
+ * A value that both halves see, and where it is.  Global data (v5.2, d859900c4c56 "bpf,
+ * libbpf: support global data/bss/rodata sections") is read in place; before that a map
+ * of one value had to be asked, which costs as much as parsing a packet.
+ */
+#ifdef __uint
+#define BPF_SHARED(name, value_t) value_t name
+#define bpf_shared(name) (&name)
+#else
+#define BPF_SHARED(name, value_t) BPF_MAP(name, BPF_MAP_TYPE_ARRAY, __u32, value_t, 1)
+#define bpf_shared(name)                                                       \
+	({                                                                     \
+		__u32 ____key = 0;                                             \
+		bpf_map_lookup_elem(&name, &____key);                          \
+	})
+#endif
+
 /* libbpf has its own bpf_printk() from v5.3 on; the post had to bring one. */
 #ifndef bpf_printk
 #define bpf_printk(fmt, ...)                                                   \

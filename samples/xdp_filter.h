@@ -34,7 +34,8 @@ enum place {
 };
 
 enum {
-	ANY4 = 1 << FEW4 | 1 << TABLE4 | 1 << TRIE4, /* times a side */
+	MANY4 = 1 << TABLE4 | 1 << TRIE4, /* times a side */
+	ANY4 = 1 << FEW4 | MANY4,
 	ANY6 = 1 << TABLE6 | 1 << TRIE6,
 };
 
@@ -61,7 +62,8 @@ struct config {
 	__u32 buckets4;
 	__u32 buckets6;
 	__u64 seed[2]; /* odd: nobody can choose addresses that all belong into one bucket */
-	__u64 unused[3];
+	__u32 places; /* of the few, up to the last that has a rule */
+	__u32 unused[5];
 	struct bucket4 few;
 };
 

@@ -25,7 +25,7 @@
 #include "xdp_filter.h"
 
 /* The user half makes the maps, as large as asked for, and puts them in place of these. */
-BPF_MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct config, 1);
+BPF_SHARED(config, struct config);
 /*
  * CPU by CPU, and of each by slot: nobody else writes a CPU's own, no lock is needed.
  * Not a per-CPU array, which costs a second miss of the cache and, for a million rules,
@@ -73,19 +73,22 @@ struct discovery {
  * Nor has it been another's meanwhile: an address that was removed comes back only when
  * every packet that could have seen it before is through.
  */
-static __always_inline __u64 in_bucket4(const volatile struct bucket4 *bucket, __u64 address,
-					__u64 side)
+static __always_inline __u64 in_bucket4(const volatile struct bucket4 *bucket, __u64 places,
+					__u64 address, __u64 side)
 {
 	int i;
 
 #pragma unroll
-	for (i = 0; i < IN_BUCKET4; i++)
+	for (i = 0; i < IN_BUCKET4; i++) {
+		if (i == places)
+			break;
 		if (bucket->address[i] == address) {
 			__u64 rule = bucket->rule[i];
 
 			if (rule & side && bucket->address[i] == address)
 				return rule;
 		}
+	}
 	return 0;
 }
 
@@ -114,12 +117,12 @@ static __always_inline __u64 in_table4(const struct config *config, __u64 addres
 
 	if (!bucket)
 		return 0;
-	rule = in_bucket4(bucket, address, side);
+	rule = in_bucket4(bucket, IN_BUCKET4, address, side);
 	if (rule || !bucket->overflowed)
 		return rule;
 	index = bucket_of(hash & 0xffffffff, config->buckets4);
 	bucket = bpf_map_lookup_elem(&table4, &index);
-	return bucket ? in_bucket4(bucket, address, side) : 0;
+	return bucket ? in_bucket4(bucket, IN_BUCKET4, address, side) : 0;
 }
 
 static __always_inline __u64 in_table6(const struct config *config, __u64 upper, __u64 lower,
@@ -160,11 +163,11 @@ static __always_inline __u64 rule4(const struct config *config, __u64 address, _
 {
 	__u64 ask = config->ask, rule = 0;
 
-	if (!(ask & side * ANY4))
-		return 0;
 	if (ask & side << FEW4)
-		rule = in_bucket4(&config->few, address, side);
-	if (!rule && ask & side << TABLE4)
+		rule = in_bucket4(&config->few, config->places, address, side);
+	if (rule || !(ask & side * MANY4))
+		return rule;
+	if (ask & side << TABLE4)
 		rule = in_table4(config, address, side);
 	if (!rule && ask & side << TRIE4)
 		rule = in_trie4(address, side);
@@ -301,9 +304,9 @@ int _xdp_filter(struct xdp_md *ctx)
 	__u64 rule, action = XDP_PASS;
 	struct config *settings;
 	struct count *count;
-	__u32 key = 0;
+	__u32 key;
 
-	settings = bpf_map_lookup_elem(&config, &key);
+	settings = bpf_shared(config);
 	if (!settings)
 		return XDP_ABORTED;
 	rule = rule_of(settings, data, data_end);

@@ -104,7 +104,7 @@ struct table {
 	bool is_mapped;
 };
 
-enum { MMAPABLE = 1 << 10, MEMBARRIER_GLOBAL = 1, LINK_DETACH = 34 };
+enum { MMAPABLE = 1 << 10, MEMBARRIER_GLOBAL = 1, MAP_UPDATE_BATCH = 26, LINK_DETACH = 34 };
 
 /* a map's fd, or a negative errno */
 static int make_map(__u32 type, const char *name, __u32 key, __u32 value, __u32 entries)
@@ -416,17 +416,50 @@ static int trie_key(const struct filter *filter, const struct entry *entry, __u3
 	return filter->fd[entry->is_ipv6 ? TRIE6_MAP : TRIE4_MAP];
 }
 
-static int put_in_trie(const struct filter *filter, const struct entry *entry, __u32 rule)
+/* prefixes for a trie, to be put into it at once */
+struct prefixes {
+	char *key; /* as large as the trie's are */
+	__u32 *rule;
+	__u32 count;
+};
+
+static void note_prefix(const struct filter *filter, struct prefixes *prefixes,
+			const struct entry *entry, __u32 rule)
 {
+	size_t size = entry->is_ipv6 ? sizeof(struct prefix6) : sizeof(struct prefix4);
 	struct prefix6 key;
 	__u32 side;
 
 	for (side = SRC; side <= DST; side++) {
-		int fd = trie_key(filter, entry, side, &key);
-
-		if (entry->sides & side && bpf_map_update_elem(fd, &key, &rule, BPF_ANY))
-			return -errno;
+		if (!(entry->sides & side))
+			continue;
+		trie_key(filter, entry, side, &key);
+		memcpy(prefixes->key + prefixes->count * size, &key, size);
+		prefixes->rule[prefixes->count++] = rule;
 	}
+}
+
+/* a negative errno if the kernel doesn't take them all */
+static int put_in_trie(int fd, const struct prefixes *prefixes, size_t size)
+{
+	struct {
+		__u64 in_batch, out_batch, keys, values;
+		__u32 count, fd;
+		__u64 elem_flags, flags;
+	} attr = {
+		.keys = (unsigned long)prefixes->key,
+		.values = (unsigned long)prefixes->rule,
+		.count = prefixes->count,
+		.fd = fd,
+	};
+	__u32 i;
+
+	if (!prefixes->count || !syscall(__NR_bpf, MAP_UPDATE_BATCH, &attr, sizeof(attr)))
+		return 0;
+	/* a kernel before v5.13 takes them one by one, three times as slowly */
+	for (i = 0; i < prefixes->count; i++)
+		if (bpf_map_update_elem(fd, prefixes->key + i * size, &prefixes->rule[i], BPF_ANY))
+			return -errno;
 	return 0;
 }
 
@@ -450,11 +483,12 @@ static void set_place(const struct filter *filter, __u32 slot, enum place place)
 }
 
 /*
- * Put a rule where the kernel half finds it.  The place is written down before: what is
- * left of a command that was killed must be found.  A trie takes any address that the
- * table has no room for, so there is room for as many rules as there are slots.
+ * Put a rule where the kernel half finds it, or note it for its trie, @tries[is_ipv6].  The
+ * place is written down before: what is left of a command that was killed must be found.
+ * A trie takes any address that the table has no room for, so there is room for as many
+ * rules as there are slots.
  */
-static int put(const struct filter *filter, __u32 slot)
+static void put(const struct filter *filter, __u32 slot, struct prefixes *tries)
 {
 	const struct entry *entry = entry_of(filter, slot);
 	__u32 rule = slot << SIDE_BITS | entry->sides;
@@ -463,14 +497,36 @@ static int put(const struct filter *filter, __u32 slot)
 		if (!entry->is_ipv6) {
 			set_place(filter, slot, FEW4);
 			if (put_in_few(filter, entry, rule))
-				return 0;
+				return;
 		}
 		set_place(filter, slot, entry->is_ipv6 ? TABLE6 : TABLE4);
 		if (put_in_table(filter, entry, rule))
-			return 0;
+			return;
 	}
 	set_place(filter, slot, entry->is_ipv6 ? TRIE6 : TRIE4);
-	return put_in_trie(filter, entry, rule);
+	note_prefix(filter, &tries[entry->is_ipv6], entry, rule);
+}
+
+/* put all rules that were given where the kernel half finds them; 0, or a negative errno */
+static int put_all(const struct filter *filter, const __u32 *slots, size_t count)
+{
+	struct prefixes tries[2];
+	size_t i;
+	int err;
+
+	for (i = 0; i < ARRAY_SIZE(tries); i++) /* a rule for both sides is there twice */
+		tries[i] = (struct prefixes){ allocate(2 * count, sizeof(struct prefix6)),
+					      allocate(2 * count, sizeof(__u32)), 0 };
+	for (i = 0; i < count; i++)
+		put(filter, slots[i], tries);
+	err = put_in_trie(filter->fd[TRIE4_MAP], &tries[0], sizeof(struct prefix4));
+	if (!err)
+		err = put_in_trie(filter->fd[TRIE6_MAP], &tries[1], sizeof(struct prefix6));
+	for (i = 0; i < ARRAY_SIZE(tries); i++) {
+		free(tries[i].key);
+		free(tries[i].rule);
+	}
+	return err;
 }
 
 /* take a rule away from where it is, or would be */
@@ -501,7 +557,8 @@ static void take_away(const struct filter *filter, __u32 slot)
 /* tell the kernel half where there are rules, but for those in the state @leaving */
 static void ask_anew(const struct filter *filter, __u8 leaving)
 {
-	__u32 slot, ask = 0;
+	volatile struct config *config = filter->config;
+	__u32 slot, ask = 0, places = IN_BUCKET4;
 
 	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
 		const struct entry *entry = entry_of(filter, slot);
@@ -509,7 +566,10 @@ static void ask_anew(const struct filter *filter, __u8 leaving)
 		if (entry->state != FREE && entry->state != leaving)
 			ask |= entry->sides << entry->place;
 	}
-	*(volatile __u32 *)&filter->config->ask = ask;
+	while (places && !config->few.rule[places - 1])
+		places--;
+	config->places = places;
+	config->ask = ask;
 	store(&filter->table[CONFIG], 0);
 }
 
@@ -603,42 +663,69 @@ static bool has_host_bits(const struct entry *entry)
 	return false;
 }
 
-/* read "SIDE ADDRESS[/LENGTH]", which is written to; returns why it is no rule, or NULL */
-static const char *parse_rule(char *line, struct entry *entry)
+static const struct {
+	const char *word;
+	__u8 sides;
+} directions[] = {
+	{ "src", SRC }, { "dst", DST }, { "both", SIDES }, { "src,dst", SIDES }, { "dst,src", SIDES },
+};
+
+static __u8 parse_sides(const char *word)
 {
-	char *side = strtok(line, " \t\r\n"), *address = strtok(NULL, " \t\r\n"), *length, *end;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(directions); i++)
+		if (!strcmp(directions[i].word, word))
+			return directions[i].sides;
+	return 0;
+}
+
+static const char spaces[] = " \t\r\n\v\f";
+
+/*
+ * Read "[SIDE] ADDRESS[/LENGTH]", which is written to, @sides if it says none.
+ * Returns why it is no rule, or NULL.
+ */
+static const char *parse_rule(char *text, __u8 sides, struct entry *entry)
+{
+	char *address = strtok(text, spaces), *behind = strtok(NULL, spaces), *length, *end;
 	unsigned long bits;
 
 	memset(entry, 0, sizeof(*entry));
-	if (!side || !address)
-		return "it must be SIDE ADDRESS/LENGTH";
-	if (strtok(NULL, " \t\r\n"))
-		return "there is more than SIDE ADDRESS/LENGTH";
-	entry->sides = !strcmp(side, "src") ? SRC : !strcmp(side, "dst") ? DST :
-		       !strcmp(side, "both") ? SIDES : 0;
+	entry->sides = sides;
+	if (behind) {
+		entry->sides = parse_sides(address);
+		address = behind;
+	}
 	if (!entry->sides)
 		return "the side must be src, dst or both";
+	if (behind && strtok(NULL, spaces))
+		return "there is more than SIDE ADDRESS/LENGTH";
 	length = strchr(address, '/');
 	if (length)
 		*length++ = '\0';
-	if (inet_pton(AF_INET6, address, entry->address) == 1)
-		entry->is_ipv6 = 1;
-	else if (inet_pton(AF_INET, address, entry->address) != 1)
+	entry->is_ipv6 = strchr(address, ':') != NULL;
+	if (inet_pton(entry->is_ipv6 ? AF_INET6 : AF_INET, address, entry->address) != 1)
 		return "no IPv4 or IPv6 address";
 	bits = entry->is_ipv6 ? 128 : 32;
 	entry->length = bits;
-	if (length) {
-		bits = strtoul(length, &end, 10);
-		if (end == length || *end || *length < '0' || *length > '9' || bits > entry->length)
-			return "no prefix length";
-		entry->length = bits;
-	}
+	if (!length)
+		return NULL;
+	bits = strtoul(length, &end, 10);
+	if (end == length || *end || *length < '0' || *length > '9' || bits > entry->length)
+		return "no prefix length";
+	entry->length = bits;
 	return has_host_bits(entry) ? "the address has bits set beyond the prefix" : NULL;
 }
 
+/* a rule that a command was given, and where it was read, for messages */
+struct given {
+	struct entry entry;
+	__u32 line;
+};
+
 struct rules {
-	struct entry *rule;
-	__u32 *line; /* where each was read, for messages */
+	struct given *rule;
 	size_t count, room;
 };
 
@@ -647,208 +734,45 @@ static void append(struct rules *rules, const struct entry *entry, __u32 line)
 	if (rules->count == rules->room) {
 		rules->room = rules->room ? 2 * rules->room : 1024;
 		rules->rule = realloc(rules->rule, rules->room * sizeof(*rules->rule));
-		rules->line = realloc(rules->line, rules->room * sizeof(*rules->line));
-		if (!rules->rule || !rules->line)
+		if (!rules->rule)
 			fail(FAILED, "no memory for %zu rules", rules->room);
 	}
-	rules->rule[rules->count] = *entry;
-	rules->line[rules->count++] = line;
+	rules->rule[rules->count++] = (struct given){ *entry, line };
 }
 
-/* with @until_empty up to an empty line: whoever was killed while writing leaves none */
-static void read_rules(FILE *from, struct rules *rules, bool until_empty)
+/*
+ * Rules as people write them: a comment begins with #, and empty lines are passed over.
+ * With @until_end up to a line "end": whoever was killed while writing leaves none.
+ */
+static void read_rules(FILE *from, struct rules *rules, __u8 sides, bool until_end)
 {
 	struct entry entry;
-	char *line = NULL;
+	char *line = NULL, *rule;
 	size_t size = 0;
 	__u32 number;
 
 	for (number = 1; getline(&line, &size, from) >= 0; number++) {
 		const char *why;
 
-		if (line[strspn(line, " \t\r\n")] == '\0') {
-			if (until_empty)
-				return;
+		if (until_end && !strcmp(line, "end\n"))
+			return;
+		*strchrnul(line, '#') = '\0';
+		rule = line + strspn(line, spaces);
+		if (!*rule)
 			continue;
-		}
-		why = parse_rule(line, &entry);
+		why = parse_rule(rule, sides, &entry);
 		if (why)
 			fail(BAD_INPUT, "rule %u: %s", number, why);
 		append(rules, &entry, number);
 	}
 	if (ferror(from))
 		fail(FAILED, "can't read the rules: %s", strerror(errno));
-	if (until_empty)
-		fail(BAD_INPUT, "no empty line ends the rules: they may not be all");
+	if (until_end)
+		fail(BAD_INPUT, "no line \"end\" ends the rules: they may not be all");
 	free(line);
 }
 
 /* ---- rules that are to come or to go */
-
-/* some rules by prefix and side, with open addressing; one for both sides is in it twice */
-struct index {
-	const struct entry **place;
-	size_t mask;
-};
-
-/* where the rule of that prefix and side is, or belongs */
-static const struct entry **find(const struct index *index, const struct entry *entry, __u32 side)
-{
-	static const __u64 odd = 0x9e3779b97f4a7c15;
-	__u64 half[2], hash;
-	size_t at;
-
-	memcpy(half, entry->address, sizeof(half));
-	hash = (half[0] ^ half[0] >> 29) * odd;
-	hash = (hash ^ hash >> 32 ^ half[1]) * odd;
-	hash = (hash ^ hash >> 29 ^ entry->length << 2 ^ side) * odd;
-	for (at = hash >> 32;; at++) {
-		const struct entry **place = &index->place[at & index->mask], *other = *place;
-
-		if (!other || (other->sides & side && other->length == entry->length &&
-			       other->is_ipv6 == entry->is_ipv6 &&
-			       !memcmp(other->address, entry->address, sizeof(entry->address))))
-			return place;
-	}
-}
-
-static void refuse(const struct rules *rules, size_t i, const char *why, const struct entry *other)
-{
-	fprintf(stderr, "rule %u: ", rules->line[i]);
-	print_rule(stderr, &rules->rule[i]);
-	fprintf(stderr, " %s", why);
-	if (other)
-		print_rule(stderr, other);
-	fputc('\n', stderr);
-	exit(BAD_INPUT);
-}
-
-static struct index index_of(const struct rules *rules)
-{
-	struct index index = { NULL, 1023 };
-	__u32 side;
-	size_t i;
-
-	while (index.mask < 4 * rules->count)
-		index.mask = 2 * index.mask + 1;
-	index.place = allocate(index.mask + 1, sizeof(*index.place));
-	for (i = 0; i < rules->count; i++)
-		for (side = SRC; side <= DST; side++) {
-			const struct entry *rule = &rules->rule[i], **place;
-
-			if (!(rule->sides & side))
-				continue;
-			place = find(&index, rule, side);
-			if (*place)
-				refuse(rules, i, "is given twice, see ", *place);
-			*place = rule;
-		}
-	return index;
-}
-
-/* refuse rules for a prefix and a side that has one; returns how many rules there are */
-static size_t require_new(const struct filter *filter, const struct rules *rules)
-{
-	struct index index = index_of(rules);
-	size_t first = rules->count, count = 0;
-	__u32 slot, side, there = 0;
-
-	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
-		const struct entry *entry = entry_of(filter, slot), *rule;
-
-		if (entry->state == FREE)
-			continue;
-		count++;
-		for (side = SRC; side <= DST; side++) {
-			rule = entry->sides & side ? *find(&index, entry, side) : NULL;
-			if (rule && (size_t)(rule - rules->rule) < first) {
-				first = rule - rules->rule;
-				there = slot;
-			}
-		}
-	}
-	if (there)
-		refuse(rules, first, "is there already: ", entry_of(filter, there));
-	free(index.place);
-	return count;
-}
-
-static void add(const struct filter *filter, struct rules *rules)
-{
-	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot = FIRST_RULE;
-	size_t room = filter->config->slots - FIRST_RULE, there, i;
-	int err;
-
-	there = require_new(filter, rules);
-	if (rules->count > room - there)
-		fail(BAD_INPUT, "rule %u: no room: %zu of %zu rules are there; load -n takes more",
-		     rules->line[room - there], there, room);
-
-	for (i = 0; i < rules->count; i++, slot++) {
-		while (entry_of(filter, slot)->state != FREE)
-			slot++;
-		chosen[i] = slot;
-		rules->rule[i].state = COMING;
-		*entry_of(filter, slot) = rules->rule[i];
-		store(&filter->table[BOOK], slot);
-	}
-	for (i = 0; i < rules->count; i++) {
-		err = put(filter, chosen[i]);
-		if (err) {
-			sweep(filter);
-			fail(FAILED, "rule %u: the kernel doesn't take it, so none was added: %s",
-			     rules->line[i], strerror(-err));
-		}
-	}
-	ask_anew(filter, FREE);
-	set_state(filter, DECISION, THERE);
-	sweep(filter);
-	free(chosen);
-}
-
-static void take(const struct filter *filter, struct rules *rules)
-{
-	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot;
-	struct index index = index_of(rules);
-	size_t i;
-
-	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
-		const struct entry *entry = entry_of(filter, slot), *rule;
-
-		if (entry->state == FREE)
-			continue;
-		rule = *find(&index, entry, entry->sides & SRC ? SRC : DST);
-		if (rule && rule->sides == entry->sides)
-			chosen[rule - rules->rule] = slot;
-	}
-	for (i = 0; i < rules->count; i++)
-		if (!chosen[i])
-			refuse(rules, i, "is not there", NULL);
-	for (i = 0; i < rules->count; i++)
-		set_state(filter, chosen[i], GOING);
-	set_state(filter, DECISION, THERE);
-	sweep(filter);
-}
-
-static int change(void (*how)(const struct filter *, struct rules *))
-{
-	struct rules rules = {};
-	struct filter filter;
-	sigset_t unblocked;
-
-	read_rules(stdin, &rules, false);
-	catch_signals(&unblocked); /* what is begun is done as a whole */
-	open_filter(&filter);
-	how(&filter, &rules);
-	return 0;
-}
-
-/* ---- what is there, and what was counted */
-
-struct line {
-	struct entry entry;
-	struct count count;
-};
 
 /* IPv4 first, then by address, length and side */
 static int compare(const void *one, const void *other)
@@ -862,6 +786,212 @@ static int compare(const void *one, const void *other)
 		difference = a->length - b->length;
 	return difference ? difference : a->sides - b->sides;
 }
+
+static bool has_same_prefix(const struct entry *a, const struct entry *b)
+{
+	return a->length == b->length && a->is_ipv6 == b->is_ipv6 &&
+	       !memcmp(a->address, b->address, sizeof(a->address));
+}
+
+/* the rule, of some in order, that is for the prefix and one of the sides of @entry; or NULL */
+static const struct given *find(const struct rules *rules, const struct entry *entry)
+{
+	struct entry first = *entry;
+	size_t low = 0, high = rules->count, middle;
+
+	first.sides = 0;
+	while (low < high) {
+		middle = (low + high) / 2;
+		if (compare(&rules->rule[middle], &first) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < rules->count && has_same_prefix(&rules->rule[low].entry, entry); low++)
+		if (rules->rule[low].entry.sides & entry->sides)
+			return &rules->rule[low];
+	return NULL;
+}
+
+static void refuse(const struct given *rule, const char *why, const struct entry *other)
+{
+	fprintf(stderr, "rule %u: ", rule->line);
+	print_rule(stderr, &rule->entry);
+	fprintf(stderr, " %s", why);
+	if (other)
+		print_rule(stderr, other);
+	fputc('\n', stderr);
+	exit(BAD_INPUT);
+}
+
+/* bring rules into order, and refuse two for a prefix and a side: such are neighbours then */
+static void put_in_order(const struct rules *rules)
+{
+	const struct given *twice = NULL, *see = NULL;
+	size_t i;
+
+	qsort(rules->rule, rules->count, sizeof(*rules->rule), compare);
+	for (i = 1; i < rules->count; i++) {
+		const struct given *first = &rules->rule[i - 1], *second = &rules->rule[i], *later;
+
+		if (!(first->entry.sides & second->entry.sides) ||
+		    !has_same_prefix(&first->entry, &second->entry))
+			continue;
+		later = first->line > second->line ? first : second;
+		if (!twice || later->line < twice->line) {
+			twice = later;
+			see = later == first ? second : first;
+		}
+	}
+	if (twice)
+		refuse(twice, "is given twice, see ", &see->entry);
+}
+
+/* refuse rules for a prefix and a side that has one; returns how many rules there are */
+static size_t require_new(const struct filter *filter, const struct rules *rules)
+{
+	const struct given *first = NULL;
+	__u32 slot, there = 0;
+	size_t count = 0;
+
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
+		const struct entry *entry = entry_of(filter, slot);
+		const struct given *rule;
+
+		if (entry->state == FREE)
+			continue;
+		count++;
+		rule = find(rules, entry);
+		if (rule && (!first || rule->line < first->line)) {
+			first = rule;
+			there = slot;
+		}
+	}
+	if (first)
+		refuse(first, "is there already: ", entry_of(filter, there));
+	return count;
+}
+
+static bool is_within(const struct entry *inner, const struct entry *outer)
+{
+	int bytes = outer->length / 8, bits = outer->length % 8;
+
+	return inner->is_ipv6 == outer->is_ipv6 && inner->length > outer->length &&
+	       !memcmp(inner->address, outer->address, bytes) &&
+	       (!bits || !((inner->address[bytes] ^ outer->address[bytes]) >> (8 - bits)));
+}
+
+/*
+ * Tell of rules, in order, that change nothing, as a wider one is there too.  Prefixes lie
+ * in each other or apart: what a rule lies in begins with the last that lies in no other.
+ */
+static void tell_needless(const struct rules *rules)
+{
+	enum { TOLD = 7 };
+	const struct given *outer[SIDES + 1] = {}; /* for just these sides */
+	size_t needless = 0, i;
+
+	for (i = 0; i < rules->count; i++) {
+		const struct given *rule = &rules->rule[i], *wide = NULL;
+		const struct given **same = &outer[rule->entry.sides], *both = outer[SIDES];
+
+		if (*same && is_within(&rule->entry, &(*same)->entry))
+			wide = *same;
+		else
+			*same = rule;
+		if (both && is_within(&rule->entry, &both->entry) &&
+		    (!wide || both->entry.length < wide->entry.length))
+			wide = both;
+		if (!wide || ++needless > TOLD)
+			continue;
+		fprintf(stderr, "rule %u: ", rule->line);
+		print_rule(stderr, &rule->entry);
+		fprintf(stderr, " is needless: ");
+		print_rule(stderr, &wide->entry);
+		fprintf(stderr, ", in rule %u, covers all of it\n", wide->line);
+	}
+	if (needless > TOLD)
+		fprintf(stderr, "and %zu more are needless\n", needless - TOLD);
+}
+
+static void add(const struct filter *filter, struct rules *rules)
+{
+	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot = FIRST_RULE;
+	size_t room = filter->config->slots - FIRST_RULE, there, i;
+	int err;
+
+	put_in_order(rules);
+	there = require_new(filter, rules);
+	if (rules->count > room - there)
+		fail(BAD_INPUT, "no room for %zu more: %zu of %zu rules are there; load -n takes more",
+		     rules->count, there, room);
+
+	for (i = 0; i < rules->count; i++, slot++) {
+		while (entry_of(filter, slot)->state != FREE)
+			slot++;
+		chosen[i] = slot;
+		rules->rule[i].entry.state = COMING;
+		*entry_of(filter, slot) = rules->rule[i].entry;
+		store(&filter->table[BOOK], slot);
+	}
+	err = put_all(filter, chosen, rules->count);
+	if (err) {
+		sweep(filter);
+		fail(FAILED, "the kernel doesn't take all rules, so none was added: %s",
+		     strerror(-err));
+	}
+	ask_anew(filter, FREE);
+	set_state(filter, DECISION, THERE);
+	sweep(filter);
+	tell_needless(rules);
+	free(chosen);
+}
+
+static void take(const struct filter *filter, struct rules *rules)
+{
+	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot;
+	size_t i;
+
+	put_in_order(rules);
+	for (slot = FIRST_RULE; slot < filter->config->slots; slot++) {
+		const struct entry *entry = entry_of(filter, slot);
+		const struct given *rule = entry->state == FREE ? NULL : find(rules, entry);
+
+		if (rule && rule->entry.sides == entry->sides)
+			chosen[rule - rules->rule] = slot;
+	}
+	for (i = 0; i < rules->count; i++)
+		if (!chosen[i])
+			refuse(&rules->rule[i], "is not there", NULL);
+	for (i = 0; i < rules->count; i++)
+		set_state(filter, chosen[i], GOING);
+	set_state(filter, DECISION, THERE);
+	sweep(filter);
+	free(chosen);
+}
+
+static int change(void (*how)(const struct filter *, struct rules *), const char *side)
+{
+	struct rules rules = {};
+	struct filter filter;
+	sigset_t unblocked;
+	__u8 sides = parse_sides(side);
+
+	if (!sides)
+		bad_input("the side must be src, dst or both", side);
+	read_rules(stdin, &rules, sides, false);
+	catch_signals(&unblocked); /* what is begun is done as a whole */
+	open_filter(&filter);
+	how(&filter, &rules);
+	return 0;
+}
+
+/* ---- what is there, and what was counted */
+
+struct line {
+	struct entry entry;
+	struct count count;
+};
 
 static int list(void)
 {
@@ -1249,6 +1379,8 @@ static int load_program(const struct filter *filter)
 	for (map = 0; map < BOOK; map++) {
 		struct bpf_map *declared = bpf_object__find_map_by_name(object, names[map]);
 
+		if (!declared && map == CONFIG) /* as global data, under libbpf's name for that */
+			declared = bpf_object__find_map_by_name(object, "xdp_filt.bss");
 		if (!declared || bpf_map__reuse_fd(declared, filter->fd[map]))
 			fail(FAILED, "%s can't be given its map %s", path, names[map]);
 	}
@@ -1417,22 +1549,23 @@ static void usage(FILE *to)
 	fprintf(to,
 		"usage: xdp_filter load -d DEV [-d DEV...] [-p allow|deny] [-m native|skb]\n"
 		"                       [-i ADDRESS]... [-r] [-n RULES] [-t SECONDS] [-s] [-f SECONDS] [-e]\n"
-		"       xdp_filter add|remove < RULES\n"
+		"       xdp_filter add|remove [src|dst|both] < RULES\n"
 		"       xdp_filter list|stats|unload\n"
 		"Drop the packets that a rule covers, or all others; count what became of them.\n"
 		"  -d DEV      an interface to attach to; several may be given\n"
 		"  -p POLICY   allow: drop what a rule covers; deny: drop all else (allow)\n"
 		"  -m MODE     native or skb (generic); native where it can be had, else skb\n"
 		"  -i ADDRESS  a source that a rule covers from the beginning, ADDRESS[/LENGTH]\n"
-		"  -r          read rules from standard input too, up to an empty line\n"
+		"  -r          read rules from standard input too, up to a line \"end\"\n"
 		"  -n RULES    how many rules there can be, 0 for the usual number (16384)\n"
 		"  -t SECONDS  print each CPU's drops after every so many seconds\n"
 		"  -s          stay: end at once, and leave the filter in place until unload\n"
 		"  -f SECONDS  undo it all after so many seconds, with -s too\n"
 		"  -e          stop also when standard input ends\n"
 		"  -h          this text\n"
-		"A rule is a line: src|dst|both ADDRESS[/LENGTH], IPv4 or IPv6.  If one of them\n"
-		"can't be added or removed, none is.\n");
+		"A rule is a line: [src|dst|both] ADDRESS[/LENGTH], IPv4 or IPv6; # begins a comment.\n"
+		"Without a side it is for that of the command, src.  If one of them can't be added\n"
+		"or removed, none is.\n");
 }
 
 /* a number that isn't 0 */
@@ -1463,10 +1596,10 @@ static void parse_source(struct options *options, const char *address)
 {
 	struct entry entry;
 	const char *why;
-	char line[128];
+	char text[128];
 
-	snprintf(line, sizeof(line), "src %s", address);
-	why = parse_rule(line, &entry);
+	snprintf(text, sizeof(text), "%s", address);
+	why = parse_rule(text, SRC, &entry);
 	if (why)
 		bad_input(why, address);
 	append(&options->rules, &entry, options->rules.count + 1);
@@ -1527,7 +1660,7 @@ static struct options parse_load(int argc, char **argv)
 	if (!options.devices)
 		fail(BAD_INPUT, "no interface is named: -d DEV");
 	if (reads_rules)
-		read_rules(stdin, &options.rules, true);
+		read_rules(stdin, &options.rules, SRC, true);
 	return options;
 }
 
@@ -1546,10 +1679,10 @@ int main(int argc, char **argv)
 		return run_load(argc - 1, argv + 1);
 	if (*command == '-') /* as xdp_ip_filter is run */
 		return run_load(argc, argv);
-	if (argc == 2 && !strcmp(command, "add"))
-		return change(add);
-	if (argc == 2 && !strcmp(command, "remove"))
-		return change(take);
+	if ((argc == 2 || argc == 3) && !strcmp(command, "add"))
+		return change(add, argc == 3 ? argv[2] : "src");
+	if ((argc == 2 || argc == 3) && !strcmp(command, "remove"))
+		return change(take, argc == 3 ? argv[2] : "src");
 	if (argc == 2 && !strcmp(command, "list"))
 		return list();
 	if (argc == 2 && !strcmp(command, "stats"))

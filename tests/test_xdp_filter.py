@@ -18,14 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import KERNELS, PATIENCE, Invoke, wait_until
+from hypothesis import given, settings
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+from test_rules import rulesets
 
 from xdplab.build import Build
+from xdplab.model import Rule, Side
 from xdplab.process import Shell
 from xdplab.testbed.local import LocalBench
 from xdplab.workspace import Workspace
@@ -274,9 +278,9 @@ def test_what_a_killed_one_left_is_taken_over(machine: Machine) -> None:
         ("add", ["src 1.1.1.1/-1"], "rule 1: no prefix length"),
         ("add", ["src 1.1.1"], "rule 1: no IPv4 or IPv6 address"),
         ("add", ["from 1.1.1.1"], "rule 1: the side must be src, dst or both"),
-        ("add", ["1.1.1.1"], "rule 1: it must be SIDE ADDRESS/LENGTH"),
+        ("add", ["# 1", "", "10.0.0.1 # 2"], "rule 3: src 10.0.0.1/32 is there already: both"),
         ("add", ["src 1.1.1.1 0 0"], "rule 1: there is more than SIDE ADDRESS/LENGTH"),
-        ("add", [f"src 1.1.1.{i}" for i in range(6)], "rule 5: no room: 4 of 8 rules are there"),
+        ("add", [f"src 1.1.1.{i}" for i in range(6)], "no room for 6 more: 4 of 8 rules are there"),
         ("remove", ["src 10.0.0.0/8", "src 10.0.0.1"], "rule 2: src 10.0.0.1/32 is not there"),
         ("remove", ["dst 10.0.0.0/8", "dst 10.0.0.0/8"], "rule 2: dst 10.0.0.0/8 is given twice"),
         ("remove", ["src 10.0.0.0/9"], "rule 1: src 10.0.0.0/9 is not there"),
@@ -287,6 +291,67 @@ def test_all_rules_or_none(
 ) -> None:
     assert refusing.refused(command, text=lines(*given)).startswith(said)
     assert set(refusing.rules()) == set(THERE)
+
+
+def test_rules_as_people_write_them(machine: Machine) -> None:
+    text = (
+        "# a list\n\n 10.0.0.1\t# one\r\nsrc,dst 10.0.0.2\ndst,src ::2/128\n\fsrc ::/0\n#\nboth ::1"
+    )
+    machine.filter("load", "-d", "lo", "-s", "-r", text=f"{text}\nend\n")
+    first = ["both 10.0.0.2/32", "src ::/0", "both ::1/128", "both ::2/128"]
+    assert [*machine.rules()] == ["src 10.0.0.1/32", *first]
+    machine.filter("remove", text=text)
+    machine.filter("add", "dst", text=text)
+    assert [*machine.rules()] == ["dst 10.0.0.1/32", *first]
+    machine.filter("unload")
+
+
+def test_rules_that_a_wider_one_makes_needless_are_told(machine: Machine) -> None:
+    given = (
+        "10.1.0.0/16", "10.1.2.3", "dst 10.1.2.3", "both 10.1.2.4", "10.0.0.0/8",
+        "both fe80::/10", "fe80::1", "dst fe80::2", "fec0::", "dst 10.1.2.4/31",
+    )  # fmt: skip
+    machine.filter("load", "-d", "lo", "-s")
+    ended = machine.run(machine.program, "add", text=lines(*given))
+    assert ended.code == 0
+    assert ended.err.splitlines() == [
+        "rule 1: src 10.1.0.0/16 is needless: src 10.0.0.0/8, in rule 5, covers all of it",
+        "rule 2: src 10.1.2.3/32 is needless: src 10.0.0.0/8, in rule 5, covers all of it",
+        "rule 7: src fe80::1/128 is needless: both fe80::/10, in rule 6, covers all of it",
+        "rule 8: dst fe80::2/128 is needless: both fe80::/10, in rule 6, covers all of it",
+    ]
+    text = lines("0.0.0.0/0", *(f"192.0.2.{i}" for i in range(9)))
+    said = machine.run(machine.program, "add", text=text).err.splitlines()
+    assert len(said) == 8
+    assert said[-1] == "and 2 more are needless"
+    machine.filter("unload")
+
+
+def test_needless_is_what_lies_in_a_wider_prefix(machine: Machine) -> None:
+    """Of few rules by chance the program tells just those that a wider one covers."""
+
+    def lies_in(rule: Rule, wide: Rule) -> bool:
+        inner: Any = rule.network
+        outer: Any = wide.network
+        return bool(
+            inner.version == outer.version
+            and inner.prefixlen > outer.prefixlen
+            and inner.subnet_of(outer)
+            and wide.side in (rule.side, Side.BOTH)
+        )
+
+    def holds(many: list[Rule]) -> None:
+        few = many[:7]
+        text = lines(*map(str, few))
+        said = machine.run(machine.program, "add", text=text).err.splitlines()
+        machine.filter("remove", text=text)
+        told = [line.partition(" is needless")[0].partition(": ")[2] for line in said]
+        needless = [str(one) for one in few if any(lies_in(one, wide) for wide in few)]
+        assert sorted(told) == sorted(needless)
+
+    machine.filter("load", "-d", "lo", "-s")
+    settings(deadline=None, max_examples=100)(given(rulesets)(holds))()
+    machine.filter("unload")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +366,7 @@ def test_all_rules_or_none(
         (["-d", "lo", "-n", "1e9"], "no number of rules: '1e9'"),
         (["-d", "lo", "-f", "0"], "no number of seconds: '0'"),
         (["-d", "lo", "-i", "1.2.3"], "no IPv4 or IPv6 address: '1.2.3'"),
-        (["-d", "lo", "-r"], "no empty line ends the rules"),
+        (["-d", "lo", "-r"], 'no line "end" ends the rules'),
         (["-d", "lo", "more"], "one argument too many: 'more'"),
     ],
 )
@@ -354,7 +419,7 @@ def test_there_is_room_for_as_many_rules_as_was_said(first: Address, machine: Ma
     machine.filter("add", text=lines(*rules[: most // 2]))
     machine.filter("add", text=lines(*rules[most // 2 : most]))
     assert machine.dropped(frames) == [True] * most + [False]
-    assert f"no room: {most} of {most}" in machine.refused("add", text=lines(rules[most]))
+    assert f": {most} of {most} rules" in machine.refused("add", text=lines(rules[most]))
     assert {packets for packets, _ in machine.rules().values()} == {1}
     machine.filter("remove", text=lines(*rules[:most:2]))
     assert machine.dropped(frames) == [False, True] * (most // 2) + [False]

@@ -33,7 +33,7 @@ from xdplab.errors import (
 from xdplab.files import mounted
 from xdplab.model import Policy, Side
 from xdplab.options import choice, number, seconds, whole_number, words
-from xdplab.process import Line, Running, Shell
+from xdplab.process import Fed, Line, Running, Shell
 from xdplab.rules import Ruleset
 from xdplab.testbed import Bench
 from xdplab.workspace import RunRecord, Workspace, boot_id
@@ -169,9 +169,8 @@ class Counted(NamedTuple):  # there may be a million
     @property
     def rule(self) -> str:
         """It in people's words: see rules.told."""
-        address, _, length = self.prefix.partition("/")
-        exact = length == ("128" if ":" in address else "32")
-        return f"{rules.WORDS[self.side]} {address if exact else self.prefix}"
+        whole = "/128" if ":" in self.prefix else "/32"
+        return f"{rules.WORDS[self.side]} {self.prefix.removesuffix(whole)}"
 
 
 # ---- a filter that is loaded
@@ -221,7 +220,7 @@ class Filter:
             raise TooManyRules(len(new), now.rules, now.max_rules)
         if now.policy is Policy.ALLOW:
             lifelines.spare(now.devs, now.policy, new, None, force=force, tell=tell)
-        self._change("add", new)
+        self._change("add", new, tell)
 
     def remove(self, old: Ruleset, *, force: bool, tell: Callable[[str], None]) -> None:
         """Take rules from it, all of them or none; raises as `add` does."""
@@ -230,26 +229,31 @@ class Filter:
             there = self.ruleset()
             left = there.without(old)
             lifelines.spare(now.devs, now.policy, left, there, force=force, tell=tell)
-        self._change("remove", old)
+        self._change("remove", old, tell)
 
     def unload(self) -> None:
         """End it, whoever holds it, and all that belongs to it."""
         self._ask("unload", changes=True)
 
-    def _change(self, how: str, given: Ruleset) -> None:
+    def _change(self, how: str, given: Ruleset, tell: Callable[[str], None]) -> None:
         try:
-            self._ask(how, given.text(), changes=True)
+            fed = self._feed([how, given.side], given.text, changes=True)
         except _Refused as refused:
-            raise RuleRefused(_by_line(refused.said, given)) from None
+            raise RuleRefused(given.located(refused.said)) from None
+        for line in fed.err.splitlines():
+            tell(given.located(line))
 
-    def _ask(self, command: str, given: str = "", *, changes: bool = False) -> list[str]:
-        argv = self.shell.as_root([self.program, command], _WHY)
+    def _ask(self, command: str, *, changes: bool = False) -> list[str]:
+        return self._feed([command], "", changes=changes).out.splitlines()
+
+    def _feed(self, words: Sequence[str], given: str, *, changes: bool) -> Fed:
+        argv = self.shell.as_root([self.program, *words], _WHY)
         if changes and self.shell.dry:
             self.shell.run(argv)
-            return []
+            return Fed(0, "", "")
         fed = self.shell.feed(argv, given)
         _require(fed.code, fed.err.strip())
-        return fed.out.splitlines()
+        return fed
 
 
 class _Refused(Exception):
@@ -271,15 +275,6 @@ def _require(code: int, said: str) -> None:
     if code == 2:
         raise _Refused(said)
     raise EndedBadly(code, said)
-
-
-def _by_line(said: str, given: Ruleset) -> str:
-    """A refusal, "rule 7: ...", by the line that the user wrote."""
-    found = re.match(r"rule (\d+): (.*)", said, re.DOTALL)
-    if not found:
-        return said
-    number = next(line for at, (_, line) in enumerate(given.numbered(), 1) if at == int(found[1]))
-    return f"{given.source}, line {number}: {found[2]}" if given.source else found[2]
 
 
 # ---- loading
@@ -325,10 +320,10 @@ def loaded(
     argv = shell.as_root([build.program, "load", *wanted.options], _WHY)
     record.log.parent.mkdir(parents=True, exist_ok=True)
     with shell.start(argv, cwd=build.directory, log=record.log) as process:
-        process.write(new.text())  # and an empty line: these are all
+        process.write(f"{new.text}\nend")
         programs, said = _until_attached(process, wanted, new)
         _remember(record, build, wanted, programs, process)
-        remarks = [one for one in said if not one.startswith("attached:")]
+        remarks = [new.located(one) for one in said if not one.startswith("attached:")]
         it = Loaded(Filter(build.program, shell), remarks, None if wanted.stay else process)
         last_words = ""
         try:
@@ -395,7 +390,7 @@ def _why_not(code: int, lines: Sequence[Line], wanted: Wanted, new: Ruleset) -> 
     if "loaded already" in text:
         return AlreadyLoaded(text.partition(": xdp_filter")[0])
     if re.search(r"^rule \d+: ", text, re.MULTILINE):
-        return RuleRefused(_by_line(text, new))
+        return RuleRefused(new.located(text))
     if runner.NOT_PERMITTED.search(text):
         return NotPermitted(text)
     refusals = [one for one in said if runner.REFUSED.search(one)]

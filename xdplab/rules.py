@@ -5,17 +5,19 @@
     src 10.0.0.0/8  # why    comments and empty lines are passed over
 
 A million lines are read in about a second, so rules are kept packed, in tables:
-an object for each would take several times as long.
+an object for each would take several times as long.  The filter's own program reads
+the same lines again, and needs a tenth of that.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import itertools
+import re
 import socket
 import sys
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +33,7 @@ WORDS: Mapping[str, str] = {side: word for word, side in MODES.items()}
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _WIDTHS = {4: 32, 6: 128}  # bits of an address
 _LENGTHS = {str(length): length for length in range(129)}  # of prefixes, as they are written
+_TOO_LONG = 129
 _MAPPED = bytes(10) + b"\xff\xff"  # how an IPv4-mapped IPv6 address begins (RFC 4291)
 _MAPPED_WIDTH = 96
 _AT_ONCE = 10_000  # lines
@@ -63,25 +66,19 @@ class Ruleset:
     """Rules that were read, and the line that each stood in."""
 
     source: str  # the file; "" for the command line, whose words are its lines
+    side: Side = Side.SRC  # of lines that say none
+    text: str = ""  # the lines as they were given, which the filter's own program takes too
     tables: dict[Kind, dict[bytes, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.tables.values()))
 
-    def numbered(self) -> Iterator[tuple[Rule, int]]:
-        """Each rule with its line, in the order of `text`."""
-        for kind, table in self.tables.items():
-            for packed, number in table.items():
-                yield kind.rule(packed), number
-
-    def text(self) -> str:
-        """The rules as the filter's own program takes them, a line each."""
-        lines: list[str] = []
-        for kind, table in self.tables.items():
-            family, end = _FAMILIES[kind.version], f"/{kind.length}\n"
-            shown = map(socket.inet_ntop, itertools.repeat(family), table)
-            lines += [f"{kind.side} {address}{end}" for address in shown]
-        return "".join(lines)
+    def located(self, said: str) -> str:
+        """What the filter's program says of "rule 7", said of the line that the user wrote."""
+        if not self.source:
+            return re.sub(r"^rule \d+: |, in rule \d+", "", said)
+        words = re.sub(r"\brule (\d+)", r"line \1", said)
+        return f"{self.source}, {words}" if words.startswith("line ") else words
 
     @property
     def versions(self) -> set[int]:
@@ -98,24 +95,6 @@ class Ruleset:
             if packed in table
         ]  # fmt: skip
 
-    def needless(self) -> list[str]:
-        """What there is to say of rules that change nothing, as a wider one is there too."""
-        found = []
-        for kind, table in self.tables.items():
-            wider = {
-                other: prefixes
-                for other, prefixes in self.tables.items()
-                if other.version == kind.version and _reaches(other, kind)
-            }
-            for packed, by in _covered(kind, table, wider):
-                number, other = table[packed], self.tables[by[0]][by[1]]
-                found.append((number, kind.rule(packed), other, by[0].rule(by[1])))
-        return [
-            f"{self._at(number)}{told(rule)} is needless: {told(wide)}"
-            f"{self._in(other)} covers all of it"
-            for number, rule, other, wide in sorted(found, key=lambda one: one[0])
-        ]
-
     def without(self, others: Ruleset) -> Ruleset:
         """These but for those that others have too."""
         left = {
@@ -123,13 +102,7 @@ class Ruleset:
                    if packed not in others.tables.get(kind, ())}
             for kind, table in self.tables.items()
         }  # fmt: skip
-        return Ruleset(self.source, left)
-
-    def _at(self, number: int) -> str:
-        return f"{self.source}:{number}: " if self.source else ""
-
-    def _in(self, number: int) -> str:
-        return f", in line {number}," if self.source else ""
+        return Ruleset(self.source, tables=left)
 
 
 def told(rule: Rule) -> str:
@@ -143,46 +116,6 @@ def _masked(packed: bytes, length: int) -> bytes:
     """An address with all bits behind a prefix's end cleared."""
     rest = len(packed) * 8 - length
     return (int.from_bytes(packed) >> rest << rest).to_bytes(len(packed))
-
-
-# ---- rules that others make needless
-
-
-def _reaches(wide: Kind, kind: Kind) -> bool:
-    """Whether rules of one kind can cover all that rules of another do."""
-    return wide.length < kind.length and wide.side in (kind.side, Side.BOTH)
-
-
-def _covered(
-    kind: Kind, table: Mapping[bytes, int], wider: Mapping[Kind, Mapping[bytes, int]]
-) -> Iterator[tuple[bytes, tuple[Kind, bytes]]]:
-    """Those of a table that are in a wider prefix, and the widest that they are in.
-
-    Prefixes lie in each other or apart: those that are in no other, sorted, are
-    searched by halves.
-    """
-    starts: list[bytes] = []
-    ends: list[bytes] = []
-    owners: list[Kind] = []
-    every = ((packed, one.length, one) for one, prefixes in wider.items() for packed in prefixes)
-    for packed, length, one in sorted(every, key=lambda each: each[:2]):
-        if ends and packed <= ends[-1]:
-            continue
-        starts.append(packed)
-        ends.append(_last(packed, length))
-        owners.append(one)
-    if not starts:
-        return
-    for packed in table:
-        at = bisect_right(starts, packed) - 1
-        if at >= 0 and packed <= ends[at]:
-            yield packed, (owners[at], starts[at])
-
-
-def _last(packed: bytes, length: int) -> bytes:
-    """The last address of a prefix."""
-    hosts = (1 << (len(packed) * 8 - length)) - 1
-    return (int.from_bytes(packed) | hosts).to_bytes(len(packed))
 
 
 # ---- reading
@@ -212,13 +145,14 @@ def read(given: str | None, mode: str) -> Ruleset:
 
 
 def _lines(text: bytes) -> list[str]:
-    """The lines of a file, which may begin with a byte order mark, as Windows writes it."""
-    return text.decode("utf-8-sig", errors="backslashreplace").split("\n")
+    """The lines of a file, which may be Windows', with a byte order mark and CRLF."""
+    decoded = text.decode("utf-8-sig", errors="backslashreplace")
+    return decoded.replace("\r\n", "\n").split("\n")
 
 
 def parse(lines: Sequence[str], side: Side, source: str = "") -> Ruleset:
     """The rules of some lines; raises BadRules, with every line that is none, if one is none."""
-    rules = Ruleset(source)
+    rules = Ruleset(source, side, "\n".join(lines))
     faults: list[str] = []
     for first in range(0, len(lines), _AT_ONCE):
         some = lines[first : first + _AT_ONCE]
@@ -236,40 +170,82 @@ def parse(lines: Sequence[str], side: Side, source: str = "") -> Ruleset:
 
 
 def _take_alike(rules: Ruleset, lines: Sequence[str], first: int, side: Side) -> bool:
-    """Take in lines that are alike: addresses of one version and direction, none there twice.
+    """Take in lines that are alike: of one version and direction, none there twice.
 
     That is what long lists are, and by far the fastest; else nothing is taken in.
     """
-    direction, _, address = lines[0].strip().rpartition(" ")
+    text = "".join(lines)
+    if "#" in text:
+        lines = [line.partition("#")[0].rstrip(" \t") for line in lines]
+    direction, _, address = lines[0].rpartition(" ")
     version = 6 if ":" in address else 4
     if direction:
         if direction not in DIRECTIONS or not all(
             line.startswith(f"{direction} ") for line in lines
         ):
             return False
-        lines, side = [line[len(direction) :] for line in lines], DIRECTIONS[direction]
-    family = itertools.repeat(_FAMILIES[version])
+        lines, side = [line[len(direction) + 1 :] for line in lines], DIRECTIONS[direction]
     try:
-        found = dict(
-            zip(map(socket.inet_pton, family, map(str.strip, lines)), itertools.count(first))
+        found = (
+            _packed(lines, first, version)
+            if "/" in text
+            else {f"{_WIDTHS[version]}": _numbered(lines, first, version)}
         )
     except (OSError, ValueError):
         return False
-    table = rules.tables.setdefault(Kind(side, version, _WIDTHS[version]), {})
-    if len(found) < len(lines) or not table.keys().isdisjoint(found):
+    tables = {
+        Kind(side, version, _LENGTHS.get(length, _TOO_LONG)): table
+        for length, table in found.items()
+    }
+    if sum(map(len, found.values())) < len(lines) or not all(
+        kind.length <= _WIDTHS[version]
+        and _are_sound(kind, table)
+        and rules.tables.get(kind, {}).keys().isdisjoint(table)
+        for kind, table in tables.items()
+    ):
         return False
-    if version == 6 and any(one.startswith(_MAPPED) for one in found):
-        return False
-    table |= found
+    for kind, table in tables.items():
+        rules.tables.setdefault(kind, {}).update(table)
     return True
+
+
+def _numbered(addresses: Sequence[str], first: int, version: int) -> dict[bytes, int]:
+    """Addresses of one version of IP, each with its line's number; raises as inet_pton does."""
+    family = itertools.repeat(_FAMILIES[version])
+    return dict(zip(map(socket.inet_pton, family, addresses), itertools.count(first)))
+
+
+def _packed(lines: Sequence[str], first: int, version: int) -> dict[str, dict[bytes, int]]:
+    """Prefixes, addresses among them perhaps, by length; raises as inet_pton does."""
+    exact = f"/{_WIDTHS[version]}"
+    parts = [(line if "/" in line else line + exact).partition("/") for line in lines]
+    family = itertools.repeat(_FAMILIES[version])
+    packed = map(socket.inet_pton, family, [part[0] for part in parts])
+    found: defaultdict[str, dict[bytes, int]] = defaultdict(dict)
+    for one, part, number in zip(packed, parts, itertools.count(first)):
+        found[part[2]][one] = number
+    return found
+
+
+def _are_sound(kind: Kind, packed: Collection[bytes]) -> bool:
+    """Whether none has bits set behind its prefix's end, nor is IPv4 in IPv6's notation.
+
+    Bits are looked at in all of them at once, as in one large number.
+    """
+    width = _WIDTHS[kind.version]
+    behind = ((1 << width - kind.length) - 1).to_bytes(width // 8) * len(packed)
+    if int.from_bytes(b"".join(packed)) & int.from_bytes(behind):
+        return False
+    mapped = kind.version == 6 and kind.length > _MAPPED_WIDTH
+    return not (mapped and any(one.startswith(_MAPPED) for one in packed))
 
 
 def _take(rules: Ruleset, line: str, number: int, side: Side) -> str | None:
     """Take in one line; gives what is wrong with it, if something is."""
-    text = line.partition("#")[0].strip()
-    if not text:
+    words = _words(line.partition("#")[0])
+    if not words:
         return None
-    *directions, address = text.split()
+    *directions, address = words
     try:
         side = _direction(directions) if directions else side
         version, packed, length = _prefix(address)
@@ -281,8 +257,14 @@ def _take(rules: Ruleset, line: str, number: int, side: Side) -> str | None:
         if earlier == number:
             return None
         fault = "is there twice" + (f", first in line {earlier}" if rules.source else "")
+    text = " ".join(words)
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return f"line {number}: {shown!r} {fault}" if rules.source else f"{shown!r} {fault}"
+
+
+def _words(text: str) -> list[str]:
+    """The words between ASCII's spaces: the filter's program knows no others."""
+    return [word.decode() for word in text.encode(errors="backslashreplace").split()]
 
 
 def _twice(rules: Ruleset) -> Iterator[str]:
