@@ -1145,6 +1145,16 @@ class FramesAstray(SampleFailed):
         )
 
 
+class OtherVerdict(SampleFailed):
+    """bench: a program didn't make of a frame what it was to be timed for."""
+
+    def __init__(self, wanted: str, returned: str) -> None:
+        super().__init__(
+            f"its verdict was {returned}, where {wanted} was to be timed",
+            "nothing can be said of a program that leaves early; were its rules changed?",
+        )
+
+
 class NotMeasured(SampleFailed):
     """bench: a way failed while it was measured."""
 

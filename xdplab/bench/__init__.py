@@ -10,7 +10,7 @@ from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 
-from xdplab.bench import build, matrix, path, setup, start
+from xdplab.bench import build, matrix, packet, path, setup, start
 from xdplab.bench import record as recording
 from xdplab.bench.measure import Comparison, Means, Measured, measure
 from xdplab.bench.record import Record
@@ -24,6 +24,7 @@ class Stage(StrEnum):
 
     SETUP = "setup"
     BUILD = "build"
+    PACKET = "packet"
     PATH = "path"
     MATRIX = "matrix"
     START = "start"
@@ -32,6 +33,7 @@ class Stage(StrEnum):
 _COMPARISONS: dict[Stage, Callable[[Means], Generator[Comparison]]] = {
     Stage.SETUP: setup.comparisons,
     Stage.BUILD: build.comparisons,
+    Stage.PACKET: packet.comparisons,
     Stage.PATH: path.comparisons,
     Stage.MATRIX: matrix.comparisons,
     Stage.START: start.comparisons,

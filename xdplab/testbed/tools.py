@@ -15,6 +15,7 @@ from xdplab.workspace import PROJECT, Workspace
 
 TEST_RUN = "test_run"  # frames run through a loaded program: see prog_run
 LINKS = "links"  # the XDP programs on an interface: see netlink.of_tool
+TEST_TIME = "test_time"  # what a frame costs in a loaded program: see bench.packet
 OF_GUESTS = (TEST_RUN, LINKS)
 
 _SOURCES = PROJECT / "xdplab/testbed"

@@ -1,0 +1,99 @@
+"""The packet stage of invoke bench: every program made of each frame what it was timed for."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Invoke
+
+from xdplab import trees
+from xdplab.bench import packet
+from xdplab.bench.measure import Means, measure
+from xdplab.build import Build
+from xdplab.errors import CommandFailed, OtherVerdict
+from xdplab.filtering import SAMPLE
+from xdplab.model import Action
+from xdplab.process import Shell
+from xdplab.testbed import tools
+from xdplab.toolchain import Toolchain
+from xdplab.workspace import Workspace
+
+pytestmark = [pytest.mark.root, pytest.mark.tree]
+
+
+@pytest.fixture
+def means(lab: Invoke) -> Means:
+    workspace = Workspace(lab.workspace)
+    return Means(
+        workspace, Shell(), lambda: Toolchain.find(None, None),
+        lambda: trees.find(workspace, None, None), lambda _: None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(means: Means, tmp_path: Path) -> Iterator[packet._Place]:
+    with packet._namespace(means) as bench:
+        made = tools.compiled(tools.TEST_TIME, means.workspace, means.shell)
+        yield packet._Place(bench, made, tmp_path)
+
+
+def test_each_program_is_timed_for_what_it_is_said_to_do(
+    means: Means, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packet, "_ENTRIES", (1, 20_000))
+    monkeypatch.setattr(packet, "_MANY", 3000)
+    with closing(packet.comparisons(means)) as comparisons:
+        found = [measure("packet", one, 1, lambda *_, **__: None) for one in comparisons]
+    assert [one.point and one.point[1] for one in found] == [
+        None,
+        *[1] * 4,
+        *[20_000] * 4,
+        *[None] * 2,
+    ]
+    for one in found:
+        for way in one.ways:
+            assert not way.failed, f"{one.name}: {way.name}: {way.failed}"
+            assert bool(way.figures) != bool(way.skipped)
+            assert all(figure > 0 for figures in way.figures.values() for figure in figures)
+    for one in found[-2:]:
+        assert [way.figures["rules"] for way in one.ways] == [[3000], [3000]]
+    # what is the harness's own is measured wherever this runs
+    skipped = [way.name for one in found for way in one.ways if way.skipped]
+    assert all(name.startswith(packet._PEER) for name in skipped)
+
+
+def test_the_row_is_the_same_on_both_sides(means: Means, place: packet._Place) -> None:
+    """All addresses of the row that Python writes are those that the caller goes through."""
+    build = (
+        Build.load(means.workspace.build(means.tree().key, SAMPLE))
+        or packet._Builds.made(means, place.scratch).filter
+    )
+    rules = packet._row(50)
+    assert len({ipaddress.ip_address(one) for one in rules.split()}) == 50
+    with packet._filter(place, build, rules) as program:
+        all_of_it = packet._Timed(program, Action.DROP, packet._frame(), 0, 50, repeat=20_000)
+        assert place.timed(all_of_it)["ns"] > 0
+        assert place.timed(replace(all_of_it, frame=packet._frame(tags=2)))["ns"] > 0
+        others = replace(all_of_it, first=50, count=1000, verdict=Action.PASS)
+        assert place.timed(others)["ns"] > 0
+        listed = place.run(build.program, "list").splitlines()
+        assert sorted(line.split()[1].partition("/")[0] for line in listed) == sorted(rules.split())
+        assert all(int(line.split()[2]) > 0 for line in listed)  # each was met
+        with pytest.raises(OtherVerdict, match="verdict was 1, where PASS"):
+            place.timed(replace(all_of_it, verdict=Action.PASS))
+        with pytest.raises(OtherVerdict, match="verdict was not always the same, where DROP"):
+            place.timed(replace(all_of_it, count=100))
+
+
+def test_what_can_not_be_timed(place: packet._Place) -> None:
+    with pytest.raises(CommandFailed) as gone:
+        place.timed(packet._Timed(2**31 - 1, Action.DROP, packet._frame()))
+    assert "the program can't be opened: No such file" in gone.value.cure
+    with pytest.raises(CommandFailed) as unknown:
+        place.ask("hello")
+    assert "not understood: hello" in unknown.value.cure
