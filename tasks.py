@@ -874,7 +874,7 @@ def matrix(
 
 
 @step(
-    only="the stages to measure, with commas between: start",
+    only="of setup, build, packet, path, matrix and start those, with commas between; else all",
     rounds="how many readings of each way; else as many as each comparison needs",
     json="a JSON object, on standard output",
     record="put what is found into docs/performance.json, and write docs/performance.md anew",
@@ -887,27 +887,27 @@ def bench(
     record: bool = False,
 ) -> None:
     """Measure each stage against its floor and its peers, side by side: the ratio first."""
-    from xdplab import bench as benches
+    from xdplab.bench import Stage, stages
     from xdplab.bench import record as recording
     from xdplab.bench.measure import Means
 
-    wanted = benches.stages(words(only))
-    each = benches.rounds(rounds)
+    wanted = stages.named(words(only))
+    each = stages.rounds(rounds)
     if lab.shell.dry:
         lab.view.say(f"would measure: {', '.join(wanted)}")
         return
     directory = lab.workspace.new_bench()
     tree = functools.partial(lab.tree, None, None)
-    shell = replace(lab.shell, echo=benches.once(lab.view.echo))
+    shell = replace(lab.shell, echo=stages.once(lab.view.echo))
     means = Means(lab.workspace, shell, lab.toolchain, tree, lab.view.say)
-    if busy := benches.disturbed():
+    if busy := stages.disturbed():
         lab.view.say(busy)
     with lab.view.stage("bench") as stage:
-        records = benches.run(wanted, each, means, directory, stage.report)
+        records = stages.run(wanted, each, means, directory, stage.report)
         found = lab.view.bench(records, directory, json=json)
     if record:
-        lab.view.done(recording.keep(found, list(benches.Stage)), nothing="")
-    benches.require_measured(found)
+        lab.view.done(recording.keep(found, list(Stage)), nothing="")
+    stages.require_measured(found)
 
 
 @step(pictures="make the pictures anew too, in a real terminal, on the current tree")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Invoke, assert_refused
 
-from xdplab.bench import Stage, require_measured, rounds, stages
+from xdplab.bench import Stage
 from xdplab.bench import record as recording
 from xdplab.bench.measure import (
     By,
@@ -22,6 +22,7 @@ from xdplab.bench.measure import (
 )
 from xdplab.bench.picture import svg
 from xdplab.bench.record import Record, curves, figure, of_json, said, to_json
+from xdplab.bench.stages import named, require_measured, rounds
 from xdplab.errors import InputError, LabError, NotMeasured
 
 
@@ -40,7 +41,7 @@ def taken(*ways: Way, goals: tuple[Goal, ...] = (), number: int = 4) -> Measured
     return measure("start", comparison, number, lambda *_, **__: None)
 
 
-def named(name: str, *figures: float) -> Way:
+def known(name: str, *figures: float) -> Way:
     return Way(name, Readings(*figures))
 
 
@@ -74,7 +75,7 @@ def test_a_way_that_is_skipped_is_never_tried_and_one_that_fails_not_again() -> 
 
     tries: list[int] = []
     away = Way("peer", lambda: pytest.fail("it was tried"), skipped="peer is not installed")
-    found = taken(named("floor", 1, 1, 1, 1), away, Way("broken", refuse))
+    found = taken(known("floor", 1, 1, 1, 1), away, Way("broken", refuse))
     assert [len(way.figures.get("s", [])) for way in found.ways] == [4, 0, 0]
     assert found.ways[1].skipped == "peer is not installed"
     assert found.ways[2].failed == "the kernel says no"
@@ -88,7 +89,7 @@ def test_a_way_that_is_skipped_is_never_tried_and_one_that_fails_not_again() -> 
 
 def test_only_readings_of_one_round_are_compared() -> None:
     """A machine that gets ten times slower half-way changes no ratio."""
-    found = taken(named("floor", 1, 1, 10, 10), named("ours", 2, 2, 20, 20))
+    found = taken(known("floor", 1, 1, 10, 10), known("ours", 2, 2, 20, 20))
     assert found.ratio(found.ways[1], "s") == Spread(2, 2, 2)
 
 
@@ -104,7 +105,7 @@ def test_a_goal_is_reached_in_three_quarters_of_the_rounds(
     ours: tuple[float, ...], verdict: Verdict
 ) -> None:
     goal = Goal("ours", "s", 1.3)
-    found = taken(named("floor", 10, 10, 10, 10), named("ours", *ours), goals=(goal,))
+    found = taken(known("floor", 10, 10, 10, 10), known("ours", *ours), goals=(goal,))
     assert found.verdict(goal) is verdict
     assert said(found, goal).endswith(f", {verdict}")
 
@@ -114,7 +115,7 @@ def test_goals_by_difference_and_by_the_figure_itself() -> None:
     whole = Goal("ours", "s", 3, By.FIGURE)
     peer = Goal("ours", "s", 1, than="peer")
     found = taken(
-        named("floor", 2, 2), named("ours", 5, 7), named("peer", 10, 10),
+        known("floor", 2, 2), known("ours", 5, 7), known("peer", 10, 10),
         goals=(above, whole, peer), number=2,
     )  # fmt: skip
     assert found.reached(above) == Spread(3.5, 4, 4.5)
@@ -129,7 +130,7 @@ def test_goals_by_difference_and_by_the_figure_itself() -> None:
 def test_what_was_not_measured_reaches_no_goal() -> None:
     goal = Goal("ours", "s", 100.0)
     away = Way("floor", lambda: {}, skipped="it isn't here")
-    found = taken(away, named("ours", 1, 1, 1, 1), goals=(goal,))
+    found = taken(away, known("ours", 1, 1, 1, 1), goals=(goal,))
     assert found.verdict(goal) is Verdict.SKIPPED
 
 
@@ -141,7 +142,7 @@ def test_a_ratio_that_tells_little_is_wide() -> None:
 
 def test_growth_goes_on_along_the_last_two_points() -> None:
     def at(entries: float, cost: float) -> Measured:
-        comparison = Comparison("n", (named("hash", cost),), point=("entries", entries))
+        comparison = Comparison("n", (known("hash", cost),), point=("entries", entries))
         return measure("packet", comparison, 1, lambda *_, **__: None)
 
     (curve,) = curves([at(1000, 8), at(1, 7), at(10, 4)])
@@ -166,7 +167,7 @@ def test_figures_have_three_digits_that_count(value: float, words: str) -> None:
 def found() -> Record:
     goal = Goal("ours", "s", 6, By.DIFFERENCE)
     away = Way("peer", lambda: {}, skipped="it isn't here")
-    ways = (named("floor", 1, 2), named("ours", 2, 5), away)
+    ways = (known("floor", 1, 2), known("ours", 2, 5), away)
     return Record({"Linux": "6.1"}, "2026-01-01", (taken(*ways, goals=(goal,), number=2),))
 
 
@@ -243,8 +244,8 @@ def test_bad_options_are_refused(invoke: Invoke, option: str) -> None:
 
 
 def test_stages_come_in_their_own_order() -> None:
-    assert stages([]) == list(Stage)
-    assert stages(["start", "start"]) == [Stage.START]
+    assert named([]) == list(Stage)
+    assert named(["start", "start"]) == [Stage.START]
     assert rounds(None) is None
     with pytest.raises(InputError):
         rounds("0")

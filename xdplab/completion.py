@@ -282,6 +282,12 @@ def _testbeds(_: Asked) -> list[Candidate]:
     return _plain(NAMES)
 
 
+def _stages(_: Asked) -> list[Candidate]:
+    from xdplab.bench import Stage
+
+    return _plain(Stage)
+
+
 def _policies(_: Asked) -> list[Candidate]:
     from xdplab.model import Policy
 
@@ -344,6 +350,7 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "modes": _matrix_modes,
     "name": _exercises,
     "on": _testbeds,
+    "only": _stages,
     "policy": _policies,
     "proto": _protocols,
     "run": _runs,
@@ -352,4 +359,4 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "source": _sources,
 }
 # values with commas between, by an option's name, or by a command's and its
-LISTS = ("compilers", "kernels", "modes", ("filter.load", "dev"))
+LISTS = ("compilers", "kernels", "modes", "only", ("filter.load", "dev"))

@@ -10,19 +10,18 @@ With nothing changed, it is the start of a command that builds nothing.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from xdplab import build as building
 from xdplab import footprint, kbuild, lifecycle, patching
-from xdplab.bench.measure import By, Comparison, Figures, Goal, Means, Way
+from xdplab.bench.measure import By, Comparison, Goal, Means, Way, timed
 from xdplab.files import write_whole
 from xdplab.process import Shell
 from xdplab.receipt import Receipt
@@ -96,10 +95,8 @@ class _Desk:
         return Comparison(
             f"{self.tree.version.tag}, from nothing",
             (
-                Way(
-                    "make alone", _timed(partial(self._paste, alone)), "\n".join(alone), self.patch
-                ),
-                Way(_COMMAND, _timed(self.invoke), "invoke build", self.restore),
+                Way("make alone", timed(partial(self._paste, alone)), "\n".join(alone), self.patch),
+                Way(_COMMAND, timed(self.invoke), "invoke build", self.restore),
             ),
             (Goal(_COMMAND, "s", _COLD),),
             rounds=3,
@@ -112,10 +109,10 @@ class _Desk:
         return Comparison(
             f"{self.tree.version.tag}, {name}",
             (
-                Way("the compilers", _timed(compile_), "what invoke build prints after an edit"),
-                Way(_CALL, _timed(self.build), "xdplab.build.build()", edit),
-                Way(_COMMAND, _timed(self.invoke), "invoke build", edit),
-                Way(_MAKE, _timed(self.make), "make M=samples/bpf ...", copy.touch),
+                Way("the compilers", timed(compile_), "what invoke build prints after an edit"),
+                Way(_CALL, timed(self.build), "xdplab.build.build()", edit),
+                Way(_COMMAND, timed(self.invoke), "invoke build", edit),
+                Way(_MAKE, timed(self.make), "make M=samples/bpf ...", copy.touch),
             ),
             (Goal(_CALL, "s", _EDITED), Goal(_COMMAND, "s", _EDITED)),
         )
@@ -125,10 +122,10 @@ class _Desk:
         return Comparison(
             f"{self.tree.version.tag}, nothing changed",
             (
-                Way("the start", _timed(self.start), "invoke --list"),
-                Way(_CALL, _timed(self.build), "xdplab.build.build()"),
-                Way(_COMMAND, _timed(self.invoke), "invoke build"),
-                Way(_MAKE, _timed(self.make), "make M=samples/bpf ..."),
+                Way("the start", timed(self.start), "invoke --list"),
+                Way(_CALL, timed(self.build), "xdplab.build.build()"),
+                Way(_COMMAND, timed(self.invoke), "invoke build"),
+                Way(_MAKE, timed(self.make), "make M=samples/bpf ..."),
             ),
             (Goal(_COMMAND, "s", _UNCHANGED, By.FIGURE),),
         )
@@ -201,15 +198,3 @@ class _Desk:
         """Write another comment at a half's end."""
         with (self.pair / f"{_PAIR}_{half}.c").open("a") as file:
             file.write(f"/* {time.monotonic_ns()} */\n")
-
-
-def _timed(work: Callable[[], object]) -> Callable[[], Figures]:
-    """A reading of some work: seconds by the clock, and of the processors for its processes."""
-
-    def read() -> Figures:
-        before, began = os.times(), time.monotonic()
-        work()
-        took, after = time.monotonic() - began, os.times()
-        return {"s": took, "cpu s": sum(after[:4]) - sum(before[:4])}
-
-    return read

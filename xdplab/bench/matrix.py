@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 import stat
 import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from pathlib import Path
 
 from xdplab import build as building
 from xdplab import cases, matrix
-from xdplab.bench.measure import Comparison, Figures, Goal, Means, Way
+from xdplab.bench.measure import Comparison, Figures, Goal, Means, Way, timed
 from xdplab.boot import Kernel, kept, qemu
 from xdplab.boot.initramfs import Entry, cpio
 from xdplab.build import Build
@@ -149,7 +147,7 @@ def _one_cell(site: _Site, kernel: Kernel) -> Iterator[Comparison]:
         goals = [(FIRST, _MOST_BOOT, ""), (CELL, _MOST_CELL, BOOT)]
         yield Comparison(
             f"a cell on Linux {kernel.release}",
-            tuple(Way(name, partial(_timed, deed), how) for name, deed in ways.items()),
+            tuple(Way(name, timed(deed), how) for name, deed in ways.items()),
             tuple(
                 Goal(way, quantity, most, than=than)
                 for way, most, than in goals
@@ -158,13 +156,6 @@ def _one_cell(site: _Site, kernel: Kernel) -> Iterator[Comparison]:
             rounds=_ROUNDS,
             note="the same kernel and QEMU's same options; a cell's packing is in it",
         )
-
-
-def _timed(deed: Callable[[], object]) -> Figures:
-    """What it takes, QEMU's processor time with it."""
-    cpu, began = sum(os.times()[:4]), time.monotonic()
-    deed()
-    return {"s": time.monotonic() - began, "cpu s": sum(os.times()[:4]) - cpu}
 
 
 def _first_line(site: _Site, image: Path, archive: Path) -> None:
@@ -221,8 +212,8 @@ def _cells(
     return Comparison(
         f"{number} cells at once" if number > 1 else "a single one",
         (
-            Way(BOOTS, partial(_timed, boots), skipped=skipped),
-            Way(MATRIX, partial(_timed, partial(_matrix, site, row, modes)), words,
+            Way(BOOTS, timed(boots), skipped=skipped),
+            Way(MATRIX, timed(partial(_matrix, site, row, modes)), words,
                 skipped=skipped),
         ),
         rounds=_ROUNDS,

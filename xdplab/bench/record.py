@@ -216,11 +216,14 @@ def figure(value: float) -> str:
 def said(measured: Measured, goal: Goal) -> str:
     """A goal, and what became of it, in words."""
     than = goal.than or measured.ways[0].name
-    unit = "" if goal.by is By.RATIO else f" {goal.quantity}"
-    against = "" if goal.by is By.FIGURE else f" {goal.by} {than}"
+    against = {
+        By.RATIO: f" times {than} ({goal.quantity})",
+        By.DIFFERENCE: f" {goal.quantity} above {than}",
+        By.FIGURE: f" {goal.quantity}",
+    }[goal.by]
     reached = measured.reached(goal)
     found = f"{figure(reached.median)} ({between(reached)}), " if reached else ""
-    aim = f"{goal.way} at most {figure(goal.most)}{unit}{against}"
+    aim = f"{goal.way} at most {figure(goal.most)}{against}"
     return f"{aim}: {found}{measured.verdict(goal)}"
 
 
