@@ -28,7 +28,7 @@ from xdplab.receipt import Receipt
 from xdplab.recipe import BASH, FLAGS
 from xdplab.sample import Sample
 from xdplab.sources import wanted
-from xdplab.tree import Tree
+from xdplab.tree import SAMPLES, Tree
 from xdplab.workspace import PROJECT, Workspace
 
 _PAIR = "xdp_ip_filter"
@@ -54,7 +54,8 @@ def copied(means: Means) -> Iterator[_Desk]:
     """What a build reads of the current tree, as it was found, and the pair."""
     original = means.tree()
     there = footprint.names_below(original, [""])
-    ours = {*footprint.made(original), *original.placed()}
+    placed = {f"{SAMPLES}/{name}" for name in original.placed()}
+    ours = placed | {*footprint.made(original)}
     means.workspace.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=means.workspace.root, prefix="bench-") as scratch:
         place, pair = Path(scratch, "linux"), Path(scratch, "pair")

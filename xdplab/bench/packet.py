@@ -300,14 +300,14 @@ def _grown(place: _Place, builds: _Builds, entries: int) -> Iterator[Comparison]
         ):
             tool = partial(_Timed, frame=_frame(), first=first, count=count)
             yield Comparison(
-                f"addresses: {name}",
+                f"{entries:,} addresses: {name}",
                 (
                     _way(place, "a bare XDP_DROP", tool(0, Action.DROP)),
                     _way(place, "samples/xdp_filter", tool(ours, verdict)),
                     _way(place, _PEER, tool(peer, verdict), skipped=_no_peer()),
                 ),
                 (Goal("samples/xdp_filter", "ns", 1.0, than=_PEER),),
-                point=("entries", entries),
+                point=(f"addresses, {name}", entries),
                 note="the floor has the program in it that writes the source address"
                 + (f"; {_PEER} with a larger map than its own" if entries > _SHIPPED else ""),
             )
