@@ -4,10 +4,10 @@ The programs are the very ones that their user halves have loaded, or xdp-filter
 frames run through them by BPF_PROG_TEST_RUN, on one CPU, see test_time.c.  The floor is a
 program that drops all, in the same rounds: what remains above it is the program's own.
 
-A figure is only taken if the verdict is the expected one each time: a frame that leaves a
-program early is cheap.  None of these programs writes to a packet, so that a run repeated on
-the same bytes does the same again.  Statistics and the interpreter, which would be measured
-too, are refused.
+A figure is only taken if the verdict is the expected one, before and at the end of each part
+of a reading: a frame that leaves a program early is cheap.  None of these programs writes
+to a packet, so that a run repeated on the same bytes does the same again.  Statistics and
+the interpreter, which would be measured too, are refused.
 """
 
 from __future__ import annotations
