@@ -19,7 +19,6 @@ from xdplab.errors import CommandFailed, OtherVerdict
 from xdplab.filtering import SAMPLE
 from xdplab.model import Action
 from xdplab.process import Shell
-from xdplab.testbed import tools
 from xdplab.toolchain import Toolchain
 from xdplab.workspace import Workspace
 
@@ -36,10 +35,9 @@ def means(lab: Invoke) -> Means:
 
 
 @pytest.fixture
-def place(means: Means, tmp_path: Path) -> Iterator[packet._Place]:
-    with packet._namespace(means) as bench:
-        made = tools.compiled(tools.TEST_TIME, means.workspace, means.shell)
-        yield packet._Place(bench, made, tmp_path)
+def place(means: Means, tmp_path: Path) -> Iterator[packet._Stand]:
+    with packet._stand(means, tmp_path) as stand:
+        yield stand
 
 
 def test_each_program_is_timed_for_what_it_is_said_to_do(
@@ -67,7 +65,7 @@ def test_each_program_is_timed_for_what_it_is_said_to_do(
     assert all(name.startswith(packet._PEER) for name in skipped)
 
 
-def test_the_row_is_the_same_on_both_sides(means: Means, place: packet._Place) -> None:
+def test_the_row_is_the_same_on_both_sides(means: Means, place: packet._Stand) -> None:
     """All addresses of the row that Python writes are those that the caller goes through."""
     build = (
         Build.load(means.workspace.build(means.tree().key, SAMPLE))
@@ -90,7 +88,7 @@ def test_the_row_is_the_same_on_both_sides(means: Means, place: packet._Place) -
             place.timed(replace(all_of_it, count=100))
 
 
-def test_what_can_not_be_timed(place: packet._Place) -> None:
+def test_what_can_not_be_timed(place: packet._Stand) -> None:
     with pytest.raises(CommandFailed) as gone:
         place.timed(packet._Timed(2**31 - 1, Action.DROP, packet._frame()))
     assert "the program can't be opened: No such file" in gone.value.cure

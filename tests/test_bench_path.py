@@ -15,6 +15,7 @@ from conftest import Invoke, wait_until
 from xdplab import trees
 from xdplab.bench import path
 from xdplab.bench.measure import Means, Measured, Taken, measure
+from xdplab.bench.place import namespace
 from xdplab.errors import FramesAstray
 from xdplab.process import Shell
 from xdplab.toolchain import Toolchain
@@ -38,8 +39,8 @@ def means(tmp_path_factory: pytest.TempPathFactory) -> Means:
 
 
 @contextlib.contextmanager
-def cable(means: Means, tmp_path: Path) -> Iterator[path._Place]:
-    with path._namespace(means) as bench:
+def cable(means: Means, tmp_path: Path) -> Iterator[path._Line]:
+    with namespace(means, path._RIGHTS) as bench:
         yield path._cable(bench, sorted(os.sched_getaffinity(0)), tmp_path)
 
 
@@ -72,7 +73,7 @@ def test_a_filter_that_lets_something_through_has_no_reading(
     means: Means, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
-    def idle(place: path._Place) -> Iterator[path.Dropped]:
+    def idle(place: path._Line) -> Iterator[path.Dropped]:
         yield lambda: 0
 
     monkeypatch.setattr(path, "_PATIENCE", 0.1)
@@ -109,11 +110,12 @@ import sys
 from pathlib import Path
 from xdplab.bench import path
 from xdplab.bench.measure import Means
+from xdplab.bench.place import namespace
 from xdplab.process import Shell
 from xdplab.workspace import Workspace
 scratch = Path(sys.argv[1])
 means = Means(Workspace(scratch), Shell(), lambda: None, lambda: None, print)
-with path._namespace(means) as bench:
+with namespace(means, path._RIGHTS) as bench:
     place = path._cable(bench, [0], scratch)
     path._handed_over(place, 0)
     print(bench.netns, flush=True)

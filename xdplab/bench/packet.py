@@ -21,25 +21,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 
-from xdplab import build as building
-from xdplab import runner
 from xdplab.bench.measure import By, Comparison, Figures, Goal, Means, Way
+from xdplab.bench.place import BPFFS, Place, built, namespace
 from xdplab.build import Build
 from xdplab.errors import CommandFailed, OtherVerdict
 from xdplab.filtering import SAMPLE
 from xdplab.model import Action
-from xdplab.process import find, pasteable
+from xdplab.process import find
 from xdplab.runner import Job
-from xdplab.sample import Sample
 from xdplab.testbed import tools
-from xdplab.testbed.local import LocalBench, agent_in
 from xdplab.testbed.netns import FAR, NEAR
-from xdplab.workspace import PROJECT, RunRecord
+from xdplab.workspace import PROJECT
 
 _REPEAT = 1_000_000  # runs for a reading
 _REPEAT_LOGGING = 100_000  # of what takes a microsecond
@@ -49,25 +46,17 @@ _STEP, _OFFSET = 2654435761, 12345  # see row() of test_time.c
 _SHIPPED = 10_000  # addresses at most, in xdp-filter's object as it is
 _BY_SOURCE = 1 << 0  # MAP_FLAG_SRC of xdp-filter's common_kern_user.h
 _PEER = "xdp-filter -f ipv4"
-_BPFFS = "/sys/fs/bpf"
-_WHY = "loading XDP programs in a network namespace, and running frames through them"
 
 _ADDRESS, _OTHER = b"\xc0\xa8\x01\x4e", b"\xc0\xa8\x01\x4f"
 _IPV4, _LOCAL = b"\x08\x00", b"\x88\xb5"  # EtherTypes; the second is for experiments
 _TAG = b"\x81\x00\x00\x01"
-
-# what is pinned in a BPF file system of its own is nobody else's
-_SETTLE = f'mount -t bpf bpf {_BPFFS} && exec "$@"'
 
 
 def comparisons(means: Means) -> Generator[Comparison]:
     """One address; growth by addresses, hot and random, covered and not; loading a million."""
     with tempfile.TemporaryDirectory() as scratch:
         builds = _Builds.made(means, Path(scratch))
-        with _namespace(means) as bench:
-            place = _Place(
-                bench, tools.compiled(tools.TEST_TIME, means.workspace, means.shell), Path(scratch)
-            )
+        with _stand(means, Path(scratch)) as place:
             yield from _one_address(place, builds)
             for entries in _ENTRIES:
                 yield from _grown(place, builds, entries)
@@ -88,34 +77,16 @@ class _Builds:
     @classmethod
     def made(cls, means: Means, scratch: Path) -> _Builds:
         """Build all of them; the tree is left with the pair that logs nothing."""
-        tree, toolchain = means.tree(), means.toolchain()
-
-        def made(name: str, keep: Path | None, *, trace: bool = False) -> Build:
-            return building.build(
-                tree, Sample.find(name), toolchain, means.workspace, means.shell,
-                lambda _: None, lambda _: None, trace=trace, keep=keep,
-            )  # fmt: skip
-
-        traced = made("xdp_ip_filter", scratch / "traced", trace=True)
-        # the filter's where invoke filter.load finds it
-        return cls(made("xdp_ip_filter", scratch / "pair"), traced, made(SAMPLE, None))
+        traced = built(means, "xdp_ip_filter", scratch / "traced", trace=True)
+        pair = built(means, "xdp_ip_filter", scratch / "pair")
+        return cls(pair, traced, built(means, SAMPLE, None))  # where invoke filter.load finds it
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A network namespace with a cable in it, and the tool that runs frames."""
+class _Stand(Place):
+    """A place with a cable in it, and the tool that runs frames."""
 
-    bench: LocalBench
     tool: Path
-    scratch: Path
-
-    def run(self, *command: str | Path, text: str = "") -> str:
-        """Run a command there, as root; gives what it printed.  Raises CommandFailed."""
-        argv = self.bench.shell.as_root([*self.bench.enter, *command], _WHY)
-        fed = self.bench.shell.feed(argv, text)
-        if fed.code:
-            raise CommandFailed(pasteable(argv), fed.code, fed.err[-2000:])
-        return fed.out
 
     def ask(self, request: str) -> list[int]:
         """The numbers that the tool answers, on the last CPU: the first has the interrupts."""
@@ -132,6 +103,14 @@ class _Place:
         return {"ns": ns}
 
 
+@contextlib.contextmanager
+def _stand(means: Means, scratch: Path) -> Iterator[_Stand]:
+    tool = tools.compiled(tools.TEST_TIME, means.workspace, means.shell)
+    with namespace(means, ("net_raw", "net_admin")) as bench:
+        bench.ask("lay_cable", ends=(NEAR, FAR))
+        yield _Stand(bench, scratch, tool)
+
+
 @dataclass(frozen=True, slots=True)
 class _Timed:
     """A program, a frame, and what must become of it."""
@@ -142,19 +121,6 @@ class _Timed:
     first: int = 0  # of the row of addresses, which are written into the frame
     count: int = 0  # of them; 0: none is
     repeat: int = _REPEAT
-
-
-@contextlib.contextmanager
-def _namespace(means: Means) -> Iterator[LocalBench]:
-    settled = ["unshare", "--net", "--mount", "sh", "-c", _SETTLE, "sh"]
-    with agent_in(
-        LocalBench(means.shell, means.workspace), settled, ["net_raw", "net_admin"]
-    ) as bench:
-        namespaces = f"/proc/{bench.netns}/ns"
-        bench.enter = ("nsenter", f"--net={namespaces}/net", f"--mount={namespaces}/mnt")
-        bench.ask("bring_up", dev="lo")
-        bench.ask("lay_cable", ends=(NEAR, FAR))
-        yield bench
 
 
 def _frame(source: bytes = _ADDRESS, tags: int = 0, kind: bytes = _IPV4) -> bytes:
@@ -174,17 +140,15 @@ def _row(count: int) -> str:
 
 
 @contextlib.contextmanager
-def _pair(place: _Place, build: Build, dev: str) -> Iterator[int]:
+def _pair(place: _Stand, build: Build, dev: str) -> Iterator[int]:
     """The tutorial's, attached; gives its id."""
-    record = RunRecord(Path(tempfile.mkdtemp(dir=place.scratch)) / "run.json")
-    bench = replace(place.bench, enter=(*place.bench.enter, f"--wd={build.directory}"))
     job = Job(socket.inet_ntoa(_ADDRESS), dev, "skb", 10.0, rounds=0)
-    with runner.started(build, job, bench, record) as run:
+    with place.running(build, job) as run:
         yield run.program.program
 
 
 @contextlib.contextmanager
-def _filter(place: _Place, build: Build, rules: str) -> Iterator[int]:
+def _filter(place: _Stand, build: Build, rules: str) -> Iterator[int]:
     """samples/xdp_filter with some rules, and room for no more; gives its id."""
     room = str(rules.count("\n"))
     program = build.program
@@ -198,12 +162,12 @@ def _filter(place: _Place, build: Build, rules: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _xdp_filter(place: _Place, entries: int) -> Iterator[int]:
+def _xdp_filter(place: _Stand, entries: int) -> Iterator[int]:
     """xdp-filter's own object for IPv4, with the first addresses of the row; gives its id.
 
     As it is shipped there is room for 10,000: for more its map is made before, and larger.
     """
-    many, pinned, name = f"{_BPFFS}/many", f"{_BPFFS}/xdp-filter", ("name", "filter_ipv4")
+    many, pinned, name = f"{BPFFS}/many", f"{BPFFS}/xdp-filter", ("name", "filter_ipv4")
     shape = ("type", "percpu_hash", "key", "4", "value", "8")
     room = str(max(entries, _SHIPPED))
     place.run("bpftool", "map", "create", many, *shape, "entries", room, *name)
@@ -213,10 +177,10 @@ def _xdp_filter(place: _Place, entries: int) -> Iterator[int]:
         place.ask(f"fill {_id(place, 'map', many)} {_BY_SOURCE} {entries}")
         yield _id(place, "prog", pinned)
     finally:
-        place.run("sh", "-c", f"cd {_BPFFS} && rm -f filter_ipv* xdp_stats_map {many} {pinned}")
+        place.run("sh", "-c", f"cd {BPFFS} && rm -f filter_ipv* xdp_stats_map {many} {pinned}")
 
 
-def _id(place: _Place, kind: str, pinned: str) -> int:
+def _id(place: _Stand, kind: str, pinned: str) -> int:
     return int(json.loads(place.run("bpftool", "--json", kind, "show", "pinned", pinned))["id"])
 
 
@@ -234,7 +198,7 @@ def _no_peer() -> str:
 # ---- one address
 
 
-def _one_address(place: _Place, builds: _Builds) -> Iterator[Comparison]:
+def _one_address(place: _Stand, builds: _Builds) -> Iterator[Comparison]:
     hit, miss, other = _frame(), _frame(_OTHER), _frame(kind=_LOCAL)
     drop, passes = Action.DROP, Action.PASS
     with (
@@ -272,7 +236,7 @@ def _one_address(place: _Place, builds: _Builds) -> Iterator[Comparison]:
         )  # fmt: skip
 
 
-def _peer(place: _Place, entries: int) -> contextlib.AbstractContextManager[int]:
+def _peer(place: _Stand, entries: int) -> contextlib.AbstractContextManager[int]:
     return contextlib.nullcontext(0) if _no_peer() else _xdp_filter(place, entries)
 
 
@@ -281,7 +245,7 @@ def _first() -> bytes:
     return struct.pack("<I", _OFFSET)
 
 
-def _way(place: _Place, name: str, what: _Timed, *, skipped: str = "") -> Way:
+def _way(place: _Stand, name: str, what: _Timed, *, skipped: str = "") -> Way:
     how = f"bpftool prog run id ID data_in FRAME repeat {what.repeat}"
     return Way(name, partial(place.timed, what), how, skipped=skipped)
 
@@ -289,7 +253,7 @@ def _way(place: _Place, name: str, what: _Timed, *, skipped: str = "") -> Way:
 # ---- many
 
 
-def _grown(place: _Place, builds: _Builds, entries: int) -> Iterator[Comparison]:
+def _grown(place: _Stand, builds: _Builds, entries: int) -> Iterator[Comparison]:
     """So many addresses; one of them again and again, or all of them at random; and others."""
     with _filter(place, builds.filter, _row(entries)) as ours, _peer(place, entries) as peer:
         for name, verdict, first, count in (
@@ -316,7 +280,7 @@ def _grown(place: _Place, builds: _Builds, entries: int) -> Iterator[Comparison]
 # ---- loading
 
 
-def _loading(place: _Place) -> Iterator[Comparison]:
+def _loading(place: _Stand) -> Iterator[Comparison]:
     """A million rules from a file until they are in force, by invoke, its start included."""
     needs_root = "" if os.geteuid() == 0 else "needs root: it is run in a network namespace"
     rules = {"addresses": _row(_MANY), "prefixes": _prefixes(_MANY)}
@@ -352,7 +316,7 @@ def _parsed(file: Path) -> Figures:
     return {"s": time.monotonic() - began, "rules": len(packed)}
 
 
-def _loaded(place: _Place, file: Path) -> Figures:
+def _loaded(place: _Stand, file: Path) -> Figures:
     workspace = f"INVOKE_WORKSPACE={place.bench.workspace.root}"
     load = ("invoke", "filter.load", NEAR, "--rules", file, "--stay")
     began = time.monotonic()
@@ -360,7 +324,7 @@ def _loaded(place: _Place, file: Path) -> Figures:
     return {"s": time.monotonic() - began, "rules": _MANY}
 
 
-def _unloaded(place: _Place) -> None:
+def _unloaded(place: _Stand) -> None:
     """Nothing of a filter is there."""
     program = next(place.bench.workspace.root.glob(f"builds/*/{SAMPLE}/{SAMPLE}"))
     with contextlib.suppress(CommandFailed):  # nothing was

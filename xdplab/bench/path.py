@@ -25,21 +25,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from xdplab import build as building
-from xdplab import runner
 from xdplab.bench.measure import Comparison, Figures, Means, Way
+from xdplab.bench.place import Place, built, namespace
 from xdplab.build import Build
 from xdplab.counters import Reading
 from xdplab.errors import FramesAstray
 from xdplab.filtering import SAMPLE
 from xdplab.process import find
 from xdplab.runner import Job
-from xdplab.sample import Sample
 from xdplab.sending import live_frames
-from xdplab.testbed.local import LocalBench, agent_in
+from xdplab.testbed.local import LocalBench
 from xdplab.testbed.netns import FAR, NEAR
 from xdplab.traffic import Proto, Recipe
-from xdplab.workspace import PROJECT, RunRecord
+from xdplab.workspace import PROJECT
 
 _PAIR, _BARE = "xdp_ip_filter", PROJECT / "xdplab/bench/drop_all_kern.c"
 _SOURCE, _TARGET = "10.0.9.2", "10.0.9.1"
@@ -47,14 +45,7 @@ _SECONDS = 0.3  # of sending, for a reading
 _LOOK = 0.05  # seconds between a sample's own readings
 _PATIENCE = 3.0  # seconds for the last frame to be counted
 _MOST_CPUS = 8
-_WHY = "packet filters in a network namespace"
-
-# sysfs shows the interfaces of who mounts it; what is pinned in a BPF file system of its own is
-# nobody else's; and a source that no route leads to is none to refuse
-_SETTLE = """\
-mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf &&
-for one in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $one; done && exec "$@"
-"""
+_RIGHTS = ("net_raw", "net_admin", "bpf", "sys_nice")
 
 
 def comparisons(means: Means) -> Generator[Comparison]:
@@ -66,7 +57,7 @@ def comparisons(means: Means) -> Generator[Comparison]:
     cpus = sorted(os.sched_getaffinity(0))[:_MOST_CPUS]
     with tempfile.TemporaryDirectory() as scratch:
         builds = _Builds.made(means, Path(scratch))
-        with _namespace(means) as bench:
+        with namespace(means, _RIGHTS) as bench:
             cable = _cable(bench, cpus, Path(scratch))
             who = f"CPU {cpus[0]} sends and drops"
             if len(cpus) > 1:
@@ -79,7 +70,7 @@ def comparisons(means: Means) -> Generator[Comparison]:
             filters = [*_xdp(builds, "skb", "lo"), *_netfilter("lo"), _NOBODY]
             note = f"CPU {cpus[0]} sends and drops; through a socket it sends a fifth of that"
             yield Comparison("lo, generic mode", _ways(filters, lo, cpus[:1]), note=note)
-        with _namespace(means) as bench:
+        with namespace(means, _RIGHTS) as bench:
             cable = _cable(bench, cpus, Path(scratch))
             for number in (one for one in (1, 2, 4, 8) if one <= len(cpus)):
                 ways = _ways(_few(builds), cable, cpus[:number])
@@ -96,52 +87,35 @@ _MODES = {"native": "native mode", "skb": "generic mode"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    bench: LocalBench
+class _Line(Place):
+    """A place that frames are sent to."""
+
     dev: str  # that a filter is put on
     into: str  # what frames are sent into
     frame: bytes
-    scratch: Path
     handed_over: bool = False  # to another CPU, where they are dropped
-
-    def run(self, *command: str) -> str:
-        """Run a command there, as root; gives what it printed."""
-        argv = self.bench.shell.as_root([*self.bench.enter, *command], _WHY)
-        return self.bench.shell.run(argv).text()
 
     def lost(self) -> int:
         """How many frames found no room."""
         return int(self.bench.ask("counters", dev=self.into)["lost"])
 
 
-@contextlib.contextmanager
-def _namespace(means: Means) -> Iterator[LocalBench]:
-    """A namespace with sysfs and a BPF file system of its own; it ends with its agent."""
-    settled = ["unshare", "--net", "--mount", "sh", "-c", _SETTLE, "sh"]
-    rights = ["net_raw", "net_admin", "bpf", "sys_nice"]
-    with agent_in(LocalBench(means.shell, means.workspace), settled, rights) as bench:
-        namespaces = f"/proc/{bench.netns}/ns"
-        bench.enter = ("nsenter", f"--net={namespaces}/net", f"--mount={namespaces}/mnt")
-        bench.ask("bring_up", dev="lo")
-        yield bench
-
-
-def _cable(bench: LocalBench, cpus: list[int], scratch: Path) -> _Place:
+def _cable(bench: LocalBench, cpus: list[int], scratch: Path) -> _Line:
     """A cable with a queue for each CPU."""
     bench.ask("lay_cable", ends=(NEAR, FAR), queues=cpus[-1] + 1, napi=True)
     bench.answer_to(_TARGET, NEAR)
     outlet = replace(bench.outlet(FAR, None), next_hop=bench.outlet(NEAR, None).mac)
-    return _Place(bench, NEAR, FAR, _recipe.frame(outlet), scratch)
+    return _Line(bench, scratch, NEAR, FAR, _recipe.frame(outlet))
 
 
-def _loopback(bench: LocalBench, scratch: Path) -> _Place:
-    return _Place(bench, "lo", "lo", _recipe.frame(bench.outlet("lo", None)), scratch)
+def _loopback(bench: LocalBench, scratch: Path) -> _Line:
+    return _Line(bench, scratch, "lo", "lo", _recipe.frame(bench.outlet("lo", None)))
 
 
 _recipe = Recipe(_SOURCE, _TARGET, Proto.UDP)
 
 
-def _handed_over(cable: _Place, cpu: int) -> _Place:
+def _handed_over(cable: _Line, cpu: int) -> _Line:
     """The cable, with NAPI by threads that are kept on a CPU: not on that which sends."""
     before = set(_napi_threads(cable.dev))
     cable.run("sh", "-c", f"echo 1 > /sys/class/net/{cable.dev}/threaded")
@@ -167,7 +141,7 @@ Dropped = Callable[[], int]  # how many so far
 @dataclass(frozen=True, slots=True)
 class _Filter:
     name: str
-    put: Callable[[_Place], contextlib.AbstractContextManager[Dropped]]  # it there for the while
+    put: Callable[[_Line], contextlib.AbstractContextManager[Dropped]]  # it there for the while
     how: str
     skipped: str = ""
 
@@ -184,16 +158,10 @@ class _Builds:
     @classmethod
     def made(cls, means: Means, scratch: Path) -> _Builds:
         """Build all of them; the tree is left with the pair that logs nothing."""
-        tree, tools = means.tree(), means.toolchain()
-
-        def made(name: str, directory: str, *, trace: bool = False) -> Build:
-            return building.build(
-                tree, Sample.find(name), tools, means.workspace, means.shell,
-                lambda _: None, lambda _: None, trace=trace, keep=scratch / directory,
-            )  # fmt: skip
-
-        traced = made(_PAIR, "traced", trace=True)
-        return cls(made(str(_BARE), "bare"), made(_PAIR, "pair"), traced, made(SAMPLE, "filter"))
+        traced = built(means, _PAIR, scratch / "traced", trace=True)
+        names = {"bare": str(_BARE), "pair": _PAIR, "filter": SAMPLE}
+        made = {name: built(means, sample, scratch / name) for name, sample in names.items()}
+        return cls(traced=traced, **made)
 
 
 def _xdp(builds: _Builds, mode: str, dev: str) -> list[_Filter]:
@@ -246,18 +214,15 @@ def _absent(command: str, package: str) -> str:
 
 
 @contextlib.contextmanager
-def _sample(build: Build, mode: str, place: _Place) -> Iterator[Dropped]:
+def _sample(build: Build, mode: str, place: _Line) -> Iterator[Dropped]:
     """A sample's program, which prints its count again and again."""
-    record = RunRecord(Path(tempfile.mkdtemp(dir=place.scratch)) / "run.json")
-    bench = replace(place.bench, enter=(*place.bench.enter, f"--wd={build.directory}"))
-    job = Job(_SOURCE, place.dev, mode, _LOOK, rounds=0)
-    with runner.started(build, job, bench, record) as run:
+    with place.running(build, Job(_SOURCE, place.dev, mode, _LOOK, rounds=0)) as run:
         totals = (one.total for one in run.output() if isinstance(one, Reading))
         yield lambda: next(totals, 0)
 
 
 @contextlib.contextmanager
-def _xdp_filter(mode: str, place: _Place) -> Iterator[Dropped]:
+def _xdp_filter(mode: str, place: _Line) -> Iterator[Dropped]:
     place.run("xdp-filter", "load", "-m", mode, "-f", "ipv4", place.dev)
     try:
         place.run("xdp-filter", "ip", "-m", "src", _SOURCE)
@@ -272,7 +237,7 @@ def _ruleset(family: str, hook: str) -> str:
 
 
 @contextlib.contextmanager
-def _nft(family: str, hook: str, place: _Place) -> Iterator[Dropped]:
+def _nft(family: str, hook: str, place: _Line) -> Iterator[Dropped]:
     place.run("nft", _ruleset(family, hook))
     try:
         listed = ("nft", "list", "chain", family, "bench", "drops")
@@ -286,7 +251,7 @@ def _rule(change: str, chain: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _iptables(table: str, chain: str, place: _Place) -> Iterator[Dropped]:
+def _iptables(table: str, chain: str, place: _Line) -> Iterator[Dropped]:
     iptables = ("iptables", "-t", table)
     place.run(*iptables, *_rule("-A", chain))
     try:
@@ -297,7 +262,7 @@ def _iptables(table: str, chain: str, place: _Place) -> Iterator[Dropped]:
 
 
 @contextlib.contextmanager
-def _nobody(place: _Place) -> Iterator[Dropped]:
+def _nobody(place: _Line) -> Iterator[Dropped]:
     """No filter: what is for a port that nobody listens at goes all the way, and is dropped."""
 
     def counted() -> int:
@@ -320,14 +285,14 @@ def _number(pattern: str, said: str) -> int:
 # ---- readings
 
 
-def _ways(filters: Iterable[_Filter], place: _Place, cpus: list[int]) -> tuple[Way, ...]:
+def _ways(filters: Iterable[_Filter], place: _Line, cpus: list[int]) -> tuple[Way, ...]:
     return tuple(
         Way(one.name, partial(_reading, one, place, cpus), one.how, skipped=one.skipped)
         for one in filters
     )
 
 
-def _reading(filter_: _Filter, place: _Place, cpus: list[int]) -> Figures:
+def _reading(filter_: _Filter, place: _Line, cpus: list[int]) -> Figures:
     """Put the filter there, send from these CPUs for a while, and see to it that all is counted."""
     frame = place.frame.hex()
     with filter_.put(place) as dropped:
