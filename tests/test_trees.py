@@ -274,19 +274,16 @@ def test_an_object_without_a_program_is_no_build(
 # ---- compilers, where a small tree will do
 
 
-def test_another_clang_makes_the_object_anew(
-    invoke: Invoke, fake_tree: Path, tmp_path: Path
-) -> None:
+def test_another_clang_is_told_to_make(invoke: Invoke, fake_tree: Path, tmp_path: Path) -> None:
     other = tmp_path / "other/clang"
     other.parent.mkdir()
     other.write_text('#!/bin/sh\n[ "$1" != --version ] || echo other\nexec clang "$@"\n')
     other.chmod(0o755)
     made = fake_tree / "samples/bpf" / OBJECT
-    seen = []
-    for clang in ("clang", "clang", other, other):
-        directory = built(invoke, fake_tree, "--clang", clang)
-        seen.append(made.stat().st_mtime_ns)
-    assert seen[0] == seen[1] < seen[2] == seen[3]
+    built(invoke, fake_tree)
+    before = made.stat().st_mtime_ns
+    directory = built(invoke, fake_tree, "--clang", other)
+    assert made.stat().st_mtime_ns > before
     facts = json.loads((directory / "build.json").read_text())
     assert f"CLANG={other}" in facts["command"]
     assert facts["compilers"]["clang"] == "other"
@@ -318,7 +315,7 @@ def test_a_header_beside_the_pair_goes_along_and_out_again(
     invoke: Invoke, fake_tree: Path, with_header: Path
 ) -> None:
     def build() -> int:
-        """When the BPF object was made; the tree's rule for it knows no headers."""
+        """When the BPF object was made."""
         outcome = invoke("build", "--tree", fake_tree, "--sample", with_header)
         assert outcome.code == 0, outcome.err
         return (fake_tree / f"samples/bpf/{PROGRAM}_kern.o").stat().st_mtime_ns
@@ -327,7 +324,6 @@ def test_a_header_beside_the_pair_goes_along_and_out_again(
     header, copy = with_header.with_name("mine.h"), fake_tree / "samples/bpf/mine.h"
     first = build()
     assert copy.read_bytes() == header.read_bytes()
-    assert build() == first
     header.write_text("#define MINE 2\n")
     outcome = invoke("--dry", "run", "--on", "netns", "--sample", with_header, "--tree", fake_tree)
     assert "was edited since" in outcome.err
