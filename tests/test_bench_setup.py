@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ def test_a_tree_that_has_not_all_files_is_no_floor(fake_tree: Path, tmp_path: Pa
 
 
 @pytest.mark.tree
-def test_a_real_tree_comes_by_a_twenty_fifth(tree: Path, tmp_path: Path) -> None:
-    comparisons = stage.comparisons(means(tree, tmp_path))
+def test_a_real_tree_comes_by_a_twenty_fifth(copies: Callable[[str], Path], tmp_path: Path) -> None:
+    comparisons = stage.comparisons(means(copies("6.1"), tmp_path))
     ways = {way.name: way for way in next(comparisons).ways}
     sent = {}
     for name in ("a shallow clone", "setup's fetch"):
