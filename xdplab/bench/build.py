@@ -33,6 +33,7 @@ from xdplab.workspace import PROJECT, Workspace
 
 _PAIR = "xdp_ip_filter"
 _COMMAND, _CALL, _MAKE = "invoke build", "the build in it", "make"
+_MAKES = "the calls of make that invoke --dry build prints"
 _COLD, _EDITED, _UNCHANGED = 1.3, 3.0, 0.3  # at most: times, times, seconds
 
 
@@ -96,7 +97,7 @@ class _Desk:
         return Comparison(
             f"{self.tree.version.tag}, from nothing",
             (
-                Way("make alone", timed(partial(self._paste, alone)), "\n".join(alone), self.patch),
+                Way("make alone", timed(partial(self._paste, alone)), _MAKES, self.patch),
                 Way(_COMMAND, timed(self.invoke), "invoke build", self.restore),
             ),
             (Goal(_COMMAND, "s", _COLD),),
