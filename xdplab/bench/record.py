@@ -151,9 +151,8 @@ def curves(measured: Iterable[Measured]) -> list[Curve]:
 
 
 def write(record: Record, directory: Path) -> None:
-    """Put bench.json, and a picture for each stage, into a directory."""
+    """Put bench.json into a directory."""
     write_json(directory / "bench.json", to_json(record))
-    draw(record, directory)
 
 
 def draw(record: Record, directory: Path) -> None:

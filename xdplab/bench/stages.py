@@ -63,11 +63,14 @@ def run(
     Raises what a stage raises that can't begin; what was measured before is on record then.
     """
     found = Record(recording.machine(means), time.strftime("%F %T"), ())
-    for stage in wanted:
-        for measured in _measured(stage, rounds, means, tell):
-            found = Record(found.machine, found.started, (*found.measured, measured))
-            recording.write(found, directory)
-            yield found
+    try:
+        for stage in wanted:
+            for measured in _measured(stage, rounds, means, tell):
+                found = Record(found.machine, found.started, (*found.measured, measured))
+                recording.write(found, directory)
+                yield found
+    finally:  # an early end too: once, and not between what is measured
+        recording.draw(found, directory)
 
 
 def _measured(stage: Stage, rounds: int | None, means: Means, tell: Report) -> Iterator[Measured]:
