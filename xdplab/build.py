@@ -97,7 +97,8 @@ def build(
     if sample.user == LOADER:
         tell(f"{sample.name} has no user half of its own: {_from_here(LOADER)} serves as it")
     directory = keep or workspace.build(tree.key, sample.name)
-    order = _Order(tree, sample, tools, directory, shell, on_line, trace)
+    pair = _pair(sample, trace=trace)
+    order = _Order(tree, sample, tools, directory, shell, on_line, trace, pair)
     if not mend and not aloud and kbuild.is_prepared(tree):
         with workspace.locked(tree, dry=shell.dry):
             done = _again(order)
@@ -127,6 +128,8 @@ class _Order:
     shell: Shell
     on_line: OnLine
     trace: bool
+    # its files, from samples/bpf: read once, or an edit meanwhile would be in the receipt alone
+    pair: dict[Path, bytes]
 
     @property
     def log(self) -> Path:
@@ -134,17 +137,17 @@ class _Order:
         return self.directory / "build.log"
 
     @property
-    def pair(self) -> dict[Path, bytes]:
-        """The files of the pair, from samples/bpf, as they are now."""
-        pair = {self.sample.in_tree(source): source.read_bytes() for source in self.sample.sources}
-        if self.trace:
-            pair[Path(COMPAT.name)] += b"\n#define TRACE /* invoke build --trace */\n"
-        return pair
-
-    @property
     def sums(self) -> dict[str, str]:
         """The SHA-256 of each."""
         return {str(name): hashlib.sha256(text).hexdigest() for name, text in self.pair.items()}
+
+
+def _pair(sample: Sample, *, trace: bool) -> dict[Path, bytes]:
+    """The files of the pair, from samples/bpf, as they are now."""
+    pair = {sample.in_tree(source): source.read_bytes() for source in sample.sources}
+    if trace:
+        pair[Path(COMPAT.name)] += b"\n#define TRACE /* invoke build --trace */\n"
+    return pair
 
 
 def _again(order: _Order) -> Build | None:
