@@ -7,6 +7,7 @@ git's own protocol on loopback, so that nothing depends on a server or a line.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import socketserver
@@ -98,20 +99,23 @@ def _comparison(
 ) -> Comparison:
     clone = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1",
              f"--branch={first.tag}"]  # fmt: skip
-    place, store = scratch / "tree", scratch / "store"
+    trees, store = scratch / "trees", scratch / "store"
 
     def cleared() -> None:
-        for path in (place, store, scratch / "workspace"):
+        for path in (trees, store, scratch / "workspace"):
             shutil.rmtree(path, ignore_errors=True)
+        os.sync()  # what one way wrote isn't for the next to wait for
 
     def cloned(*options: str) -> Callable[[], Path]:
         def run() -> Path:
+            place = trees / "clone"
             means.shell.run([*clone, *options, wire.url, place])
             return place
 
         return run
 
     def fetched(version: KernelVersion) -> Path:
+        place = trees / version.tag
         git.fetch(version, wire.url, place, store, means.shell, _unheard, means.say)
         return place
 
@@ -125,6 +129,7 @@ def _comparison(
     def one_before() -> None:
         cleared()
         fetched(first)
+        os.sync()
 
     def way(
         name: str, do: Callable[[], Path], how: str, ready: Callable[[], object] = cleared
