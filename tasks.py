@@ -245,8 +245,10 @@ def build(
         )  # fmt: skip
     lab.view.built(result, dry=lab.shell.dry)
     if all_samples:
+        from xdplab import making
+
         with lab.view.stage("building all samples") as stage:
-            others = building.build_all_samples(target, tools, lab.workspace, lab.shell, stage.line)
+            others = making.build_all_samples(target, tools, lab.workspace, lab.shell, stage.line)
         lab.view.all_built(others)
 
 

@@ -153,6 +153,14 @@ class Invoke:
                         process.wait(15)
 
 
+def modules(invoke: Invoke, *asked: str | Path) -> set[str]:
+    """The modules that a command imports, as Python tells."""
+    told = invoke(*asked, env={"PYTHONPROFILEIMPORTTIME": "1"}).err.splitlines()
+    rows = {line.rpartition("|")[2].strip() for line in told if line.startswith("import time:")}
+    assert "invoke.program" in rows
+    return rows
+
+
 def assert_refused(outcome: Outcome, code: int, *words: str) -> None:
     """It ended with the code, one line on what is wrong, and what to do about it below."""
     lines = outcome.err.splitlines()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import KERNELS, Invoke, contents, copy_pair, make_fake_tree
+from conftest import KERNELS, Invoke, contents, copy_pair, make_fake_tree, modules
 
 from xdplab import lifecycle, receipt
 from xdplab.bench import build as bench
@@ -148,6 +148,28 @@ def test_nothing_is_run_where_nothing_changed(built: Desk) -> None:
         assert built.build().unchanged
         assert built.said == []
     assert contents(built.workspace.root).keys() == made.keys()
+
+
+# of the library: what looks whether anything changed, and what every command needs
+LOOKS = {"errors", "options", "lab", "workspace", "tree", "trees", "version", "files", "process"}
+LOOKS |= {"view", "view.text", "view.stage", "toolchain", "sample", "build", "receipt", "recipe"}
+
+
+def test_what_only_looks_imports_nothing_that_builds(built: Desk) -> None:
+    asked = ("build", f"--tree={built.linux}", f"--sample={built.pair}")
+    imported = modules(Invoke(built.workspace.root), *asked)
+    ours = {name.removeprefix("xdplab.") for name in imported if name.startswith("xdplab.")}
+    assert ours == LOOKS
+    assert not imported & {"rich", "elftools", "git", "jinja2", "platform"}
+
+
+def test_a_kernel_half_that_is_as_it_was_is_not_read_again(built: Desk) -> None:
+    built.edit("mine_user.c", "return TREE", "return 70")
+    asked = ("build", f"--tree={built.linux}", f"--sample={built.pair}")
+    imported = modules(Invoke(built.workspace.root), *asked)
+    assert "xdplab.making" in imported
+    assert "elftools" not in imported
+    assert built.build().unchanged
 
 
 def test_what_was_only_touched_did_not_change(built: Desk) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import LOGS
 
-from xdplab.build import about_pair, user_paths
+from xdplab.making import about_pair, user_paths
 from xdplab.process import Line
 from xdplab.sample import Sample
 from xdplab.workspace import PROJECT

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Invoke
+from conftest import Invoke, modules
 
 EMPTY = "from invoke.tasks import task\n\n@task\ndef nothing(c):\n    pass\n"
 ALWAYS = {"errors", "options"}
@@ -17,14 +17,6 @@ LAB = ALWAYS | {"lab", "workspace", "tree", "version", "files", "process", "view
 NOT_THE_COMMANDS = {"xdplab", "org", "psutil"}
 
 Imported = Callable[..., tuple[set[str], set[str]]]
-
-
-def modules(invoke: Invoke, *asked: str | Path) -> set[str]:
-    """The modules that Python tells of."""
-    told = invoke(*asked, env={"PYTHONPROFILEIMPORTTIME": "1"}).err.splitlines()
-    rows = {line.rpartition("|")[2].strip() for line in told if line.startswith("import time:")}
-    assert "invoke.program" in rows
-    return rows
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from xdplab import build as building
 from xdplab import recipe
 from xdplab.errors import BuildFailed, NotBuilt, NotOurCommands
 from xdplab.files import read_json, write_json
-from xdplab.kbuild import OnLine
-from xdplab.process import Shell
+from xdplab.process import OnLine, Shell
 from xdplab.sample import COMPAT, LOADER, Sample
 from xdplab.sources import Tell
 from xdplab.toolchain import Toolchain

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from xdplab import blame, footprint
 from xdplab.dialect import Dialect
 from xdplab.errors import MakeFailed, TreeFails
 from xdplab.files import require_space, write_whole
-from xdplab.process import Finished, Line, Shell
+from xdplab.process import Finished, OnLine, Shell
 from xdplab.recipe import BASH, FLAGS, Recipe
 from xdplab.sample import Sample
 from xdplab.sources import git
@@ -29,17 +29,8 @@ CONFIG = "CONFIG_64BIT=y\nCONFIG_MODULES=y\n"
 
 _PREPARE_LOG = "prepare.log"
 _COPY = "config-of-yours"  # in the tree's state
-_LAST_MADE = "include/generated/asm-offsets.h"  # gone after make mrproper
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
-
-OnLine = Callable[[Line], None]
-
-
-def is_prepared(tree: Tree, *, all_samples: bool = False) -> bool:
-    """Whether prepare() has nothing to do."""
-    enough = ("all",) if all_samples else ("sample", "all")
-    return tree.recall("prepared") in enough and (tree.path / _LAST_MADE).exists()
 
 
 def prepare(
@@ -51,7 +42,7 @@ def prepare(
     it uses whatever today's compiler adds to it.  Raises UnknownDialect,
     MakeFailed, or TreeFails if the tree is to blame.
     """
-    if is_prepared(tree, all_samples=all_samples):
+    if tree.is_prepared(all_samples=all_samples):
         return
     require_space(tree.path, 200 * 2**20)
     dialect = Dialect.of(tree)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Generic, ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
-from xdplab import blame, cases
+from xdplab import blame, cases, making
 from xdplab import build as building
 from xdplab.boot import Kernel, choice, qemu, version_of
 from xdplab.build import Build
@@ -306,8 +306,8 @@ class _Workshop:
         try:
             return patiently(make, self._means.tell)
         except MakeFailed as error:
-            said = building.user_paths(self._sample, blame.first_error(heard))
-            context = building.about_pair(self._sample, heard)
+            said = making.user_paths(self._sample, blame.first_error(heard))
+            context = making.about_pair(self._sample, heard)
             raise CompilerGaveUp(said, context, error.cure) if said else error from error
 
 

@@ -42,6 +42,9 @@ class Line:
     text: str
 
 
+OnLine = Callable[[Line], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """What became of a command: its exit code and all that it printed."""
@@ -261,7 +264,7 @@ class Shell:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
-        on_line: Callable[[Line], None] = lambda _: None,
+        on_line: OnLine = lambda _: None,
         idle: Callable[[], None] = lambda: None,
         check: bool = True,
     ) -> Finished:

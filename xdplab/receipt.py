@@ -14,8 +14,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from xdplab import damage, footprint, patching
-from xdplab.dialect import Dialect
 from xdplab.files import Stamp, read_json, stamp, write_json
 from xdplab.recipe import Recipe
 from xdplab.toolchain import Toolchain
@@ -40,10 +38,10 @@ _HARNESS = ("xdplab/*.py", "patches/*", "templates/*")
 # What compilers take from the environment, as gcc(1) has it, and how they are found.
 _COMPILERS_HEED = {"PATH", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "TMPDIR"}
 _SHELLS_OWN = {"PWD", "OLDPWD", "SHLVL", "_"}  # where somebody is, and no setting
-_MAKEFILE = re.compile(r"Makefile|Kbuild|.*\.include$")
-_WORD = re.compile(r"[A-Za-z_]\w+", re.ASCII)
+_MAKEFILE = r"Makefile|Kbuild|.*\.include$"
+_WORD = r"(?a:[A-Za-z_]\w+)"
 
-_SOURCE = re.compile(r"[^\s:]+\.[ch](?=[\s:])")  # in what fixdep and compilers list
+_SOURCE = r"[^\s:]+\.[ch](?=[\s:])"  # in what fixdep and compilers list
 
 
 Seen = tuple[Stamp | None, str]  # a file's stamp, None if there is none, and its SHA-256
@@ -140,6 +138,8 @@ def take(
     told what went into it: a compiler doesn't list what it reads, or a source was
     written to meanwhile, before or after make read it.
     """
+    from xdplab import damage, footprint, patching  # here: who only compares needs none of it
+
     halves, read = {}, set[str]()
     for made, recipe in recipes.items():
         recipe.list_files(tree, listing(tree, made))
@@ -150,8 +150,8 @@ def take(
         read.update(_others(tree, listed, pair))
     makefiles = {str(tree.path / name) for name in damage.read_first(tree)}
     makefiles.update(_globbed(tree.path, _MAKEFILES))
-    texts = (_text(file) for file in makefiles if _MAKEFILE.match(Path(file).name))
-    words = {word for text in texts for word in _WORD.findall(text)}
+    texts = (_text(file) for file in makefiles if re.match(_MAKEFILE, Path(file).name))
+    words = {word for text in texts for word in re.findall(_WORD, text)}
     heeded = sorted((words | _COMPILERS_HEED) - _SHELLS_OWN)
     found = (shutil.which(command) for command in [*tools.commands.values(), *_TOOLS])
     harness = _globbed(PROJECT, _HARNESS)
@@ -184,10 +184,12 @@ def _others(tree: Tree, files: Iterable[str], pair: Mapping[str, str]) -> set[st
 
 def _of_libbpf(tree: Tree) -> Iterator[str]:
     """The library that is linked, and what it was made of, as kbuild has it beside its objects."""
+    from xdplab.dialect import Dialect
+
     made = tree.path / Dialect.of(tree).libbpf
     yield str(made / "libbpf.a")
     for noted in made.rglob(".*.o.cmd"):
-        for name in _SOURCE.findall(noted.read_text(errors="replace")):
+        for name in re.findall(_SOURCE, noted.read_text(errors="replace")):
             yield os.path.normpath(tree.path / _LIBBPF_SOURCE / name)
 
 

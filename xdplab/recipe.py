@@ -23,9 +23,9 @@ from xdplab.tree import Tree
 BASH, FLAGS = "/bin/bash", "-o pipefail -c"
 
 # Where kbuild has the compiler list the headers, for its own use.
-_KBUILDS_LIST = re.compile(r"\s-Wp,-MM?D,\S+")
-_COMPILES = re.compile(r"\s-c\s")
-_OUTPUT = re.compile(r"\s-o\s+\S+")
+_KBUILDS_LIST = r"\s-Wp,-MM?D,\S+"
+_COMPILES = r"\s-c\s"
+_OUTPUT = r"\s-o\s+\S+"
 
 
 def commands(text: str) -> Iterator[str]:
@@ -67,7 +67,7 @@ class Recipe:
         found = tuple(one for one in commands(text) if re.search(rf"(?<![\w.]){made}(?!\S)", one))
         first, source = found[0] if found else "", f"{made.removesuffix('.o')}.c"
         named = [word for word in words(first) if Path(word).name == source]
-        if not named or not _COMPILES.search(first):
+        if not named or not re.search(_COMPILES, first):
             return None
         return cls(str(place(tree, named[0]).relative_to(tree.path)), found)
 
@@ -75,11 +75,11 @@ class Recipe:
         """The commands, for a shell; the first has what it reads listed in a file."""
         first, *rest = self.commands
         listed = f" -MD -MF {shlex.quote(str(listing))} -c "
-        return [_COMPILES.sub(listed, _KBUILDS_LIST.sub("", first), count=1), *rest]
+        return [re.sub(_COMPILES, listed, re.sub(_KBUILDS_LIST, "", first), count=1), *rest]
 
     def list_files(self, tree: Tree, listing: Path) -> None:
         """Have the compiler list what it reads, and make nothing."""
-        command = _OUTPUT.sub("", self.again(listing)[0]).replace(" -MD ", " -M ")
+        command = re.sub(_OUTPUT, "", self.again(listing)[0]).replace(" -MD ", " -M ")
         Shell().ask(words(command), cwd=tree.path / self.directory)
 
     def listed(self, tree: Tree, listing: Path) -> list[str]:

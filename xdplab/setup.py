@@ -16,8 +16,7 @@ from xdplab.errors import (
     Unreachable,
 )
 from xdplab.files import locked
-from xdplab.kbuild import OnLine
-from xdplab.process import Shell
+from xdplab.process import OnLine, Shell
 from xdplab.sources import Report, Tell, distro, git, tarball
 from xdplab.toolchain import Toolchain
 from xdplab.tree import Origin, Tree
@@ -92,7 +91,7 @@ def obtain(
     with workspace.locked(tree, dry=shell.dry):
         if mend:
             damage.mend(tree, shell, tell)
-        if not kbuild.is_prepared(tree):
+        if not tree.is_prepared():
             changes = patching.plan_series(tree)
             patching.apply(tree, changes, dry=shell.dry)
             for change in changes:

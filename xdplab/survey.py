@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from xdplab import blame, footprint, kbuild, lifecycle, testbed, verify
+from xdplab import blame, footprint, lifecycle, testbed, verify
 from xdplab import build as building
 from xdplab.errors import CannotRun, LabError, MakeFailed, NotAllPassed, NoTree
 from xdplab.files import read_json, write_json
-from xdplab.process import Line, Shell
+from xdplab.process import Line, OnLine, Shell
 from xdplab.runner import Job
 from xdplab.sample import Sample
 from xdplab.sources import wanted
@@ -53,7 +53,7 @@ class Proof:
 
 def prove(
     tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace, shell: Shell,
-    on_line: kbuild.OnLine, *, learn: bool = False,
+    on_line: OnLine, *, learn: bool = False,
 ) -> Proof:  # fmt: skip
     """Build from a clean tree, verify in a namespace of its own, take all of it back.
 
@@ -93,7 +93,7 @@ def prove(
 
 def _prove(
     proof: Proof, tree: Tree, sample: Sample, tools: Toolchain, workspace: Workspace,
-    shell: Shell, on_line: kbuild.OnLine,
+    shell: Shell, on_line: OnLine,
 ) -> Proof:  # fmt: skip
     started = time.monotonic()
     build = building.build(
@@ -152,7 +152,7 @@ def trials(names: Iterable[str]) -> list[dict[str, str]]:
 
 def survey(
     trees: Iterable[Tree], toolchains: Sequence[Toolchain], sample: Sample,
-    workspace: Workspace, shell: Shell, on_line: kbuild.OnLine, *, learn: bool = False,
+    workspace: Workspace, shell: Shell, on_line: OnLine, *, learn: bool = False,
 ) -> Iterator[Proof]:  # fmt: skip
     """Prove each tree with each toolchain, as prove(); a dry run only tells what that comes to."""
     for tree in trees:

@@ -20,6 +20,7 @@ SAMPLES = Path("samples/bpf")
 MAKEFILE = SAMPLES / "Makefile"
 STATE = Path(".xdplab")
 MEMORY = "tree.json"  # in it: see Tree.remember
+_LAST_MADE = "include/generated/asm-offsets.h"  # by kbuild.prepare(); gone after make mrproper
 _NEEDED = ("Makefile", "Kbuild", "scripts", str(MAKEFILE), "tools/lib/bpf")
 
 # What git has in its directory while an operation is under way, as git-status(1)
@@ -112,6 +113,11 @@ class Tree:
         for name, operation in _UNDER_WAY:
             if git_dir and (git_dir / name).exists():
                 raise Unfinished(self.path, operation)
+
+    def is_prepared(self, *, all_samples: bool = False) -> bool:
+        """Whether kbuild.prepare() has nothing to do."""
+        enough = ("all",) if all_samples else ("sample", "all")
+        return self.recall("prepared") in enough and (self.path / _LAST_MADE).exists()
 
     @contextlib.contextmanager
     def locked(self, *, dry: bool = False) -> Iterator[None]:

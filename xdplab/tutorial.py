@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xdplab import kbuild, lifecycle, patching, runner
+from xdplab import lifecycle, making, patching, runner
 from xdplab.boot import qemu
-from xdplab.build import Build, all_samples_in
+from xdplab.build import Build
 from xdplab.counters import Reading, readings
 from xdplab.dialect import Dialect
 from xdplab.errors import (
@@ -323,13 +323,13 @@ def _tools(session: Session) -> Found:
 
 def _headers(session: Session) -> Found:
     tree = session.tree()
-    return Found(True, {"path": tree.path}) if kbuild.is_prepared(tree) else _not(str(tree.path))
+    return Found(True, {"path": tree.path}) if tree.is_prepared() else _not(str(tree.path))
 
 
 def _samples(session: Session) -> Found:
     tree = session.tree()
     log = session.workspace.build(tree.key, "all-samples") / "build.log"
-    good = [one for one in all_samples_in(tree, log).good if one.name not in tree.placed()]
+    good = [one for one in making.all_samples_in(tree, log).good if one.name not in tree.placed()]
     own = [one for one in good if not one.name.startswith(PAIR)]
     return Found(True, {"number": len(own)}) if log.exists() and own else _not(str(tree.samples))
 

@@ -21,8 +21,7 @@ from xdplab import damage, footprint, kbuild, patching
 from xdplab.boot import Kernel, Source, config, version_of
 from xdplab.errors import CannotBoot, NotAConfig
 from xdplab.files import locked, require_space, write_whole
-from xdplab.kbuild import OnLine
-from xdplab.process import Finished, Line, Shell
+from xdplab.process import Finished, Line, OnLine, Shell
 from xdplab.sources import Report
 from xdplab.toolchain import Toolchain
 from xdplab.tree import STATE, Tree

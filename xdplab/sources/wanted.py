@@ -14,7 +14,6 @@ the same fetches it when it fails: see git.fetch_missing.
 from __future__ import annotations
 
 import os
-import platform
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -65,7 +64,8 @@ def matching(names: Iterable[str], rows: Iterable[str]) -> list[str]:
 
 
 def _arch() -> str:
-    return _ARCH.get(platform.machine(), platform.machine())
+    machine = os.uname().machine
+    return _ARCH.get(machine, machine)
 
 
 def concerns_here(name: str) -> bool:

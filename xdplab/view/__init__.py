@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from xdplab.bench.record import Record
     from xdplab.boot.built import Built
-    from xdplab.build import AllSamples, Build
+    from xdplab.build import Build
     from xdplab.cases import Met
     from xdplab.cell import Result
     from xdplab.census import Seen
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from xdplab.filtering import Counted, Loaded, Stats
     from xdplab.kernels import Inventory
     from xdplab.lessons import Texts
+    from xdplab.making import AllSamples
     from xdplab.matrix import Plan
     from xdplab.network import Network
     from xdplab.packets import Pinged
@@ -120,7 +121,6 @@ class View:
 
         Afterwards, what compilers said: of the pair always, all of it if make failed.
         """
-        from xdplab.build import about_pair
         from xdplab.view.stage import Stage
 
         stage = Stage(self, title)
@@ -129,12 +129,12 @@ class View:
             with stage:
                 yield stage
         except BuildFailed:
-            said = about_pair(pair, stage.errors) if pair else []
+            said = stage.about(pair)
             if not any("error" in line for line in said):  # it is something else that failed
                 said = [line.text for line in stage.errors]
             raise
         else:
-            said = about_pair(pair, stage.errors) if pair else []
+            said = stage.about(pair)
         finally:
             self.lines(said)
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from xdplab.process import Line
+    from xdplab.sample import Sample
     from xdplab.view import View
 
-_MAKES = re.compile(r" -o (\S+)")  # in a compiler's command
+_MAKES = r" -o (\S+)"  # in a compiler's command
 _WIDEST = 48  # characters of a note
 
 
@@ -47,8 +48,16 @@ class Stage(contextlib.ExitStack):
         if line.stream == "err":
             self.errors.append(line)
         elif line.text.startswith("  "):
-            made = _MAKES.search(line.text)
+            made = re.search(_MAKES, line.text)
             self._show(self._title, note=(made[1] if made else line.text.strip())[-_WIDEST:])
+
+    def about(self, pair: Sample | None) -> list[str]:
+        """What they complained of that pair, in their words."""
+        if not pair or not self.errors:
+            return []
+        from xdplab.making import about_pair
+
+        return about_pair(pair, self.errors)
 
     def _show(self, phase: str, done: int = 0, total: int = 0, note: str = "") -> None:
         if phase != self._phase or self._task is None:
