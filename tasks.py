@@ -715,19 +715,21 @@ def filter_load(
     tree: str | None = None,
 ) -> None:
     """Load the packet filter of samples/xdp_filter, and watch its counters until Ctrl-C."""
-    from xdplab import filtering, testbed
+    from xdplab import filtering, lifelines, testbed
     from xdplab import rules as ruling
 
-    new = ruling.read(rules, "src")
+    given = ruling.read(rules, "src")
+    build, record = lab.built(filtering.SAMPLE, kernel, tree), lab.workspace.new_run()
+    lines = lifelines.here()
+    new = filtering.Filter(build.program, lab.shell).check(given, lines)
     wanted = filtering.Wanted.of(dev, policy, mode, max_rules, for_, new, stay=stay)
     seconds = filtering.pause(interval)
-    build, record = lab.built(filtering.SAMPLE, kernel, tree), lab.workspace.new_run()
     with testbed.named("host", lab.workspace).open(lab.shell, packets=False) as bench:
-        filtering.check(wanted, new, bench, force=force, tell=lab.view.say)
+        filtering.check(wanted, new, lines, bench, force=force, tell=lab.view.say)
     if lab.shell.dry:
         filtering.show(build, wanted, lab.shell)
         return
-    with filtering.loaded(build, wanted, new, lab.shell, record) as it:
+    with filtering.loaded(build, wanted, given, lab.shell, record) as it:
         lab.view.filtering(it, seconds, json=json)
     lab.view.say(filtering.STAYS if stay else filtering.GONE)
 
@@ -738,9 +740,9 @@ def filter_add(lab: Lab, rules: str, mode: str = "src", force: bool = False) -> 
     from xdplab import filtering
     from xdplab import rules as ruling
 
-    new = ruling.read(rules, mode)
-    filtering.Filter.find(lab.workspace, lab.shell).add(new, force=force, tell=lab.view.say)
-    lab.view.say(f"added: {len(new):,}")
+    given = ruling.read(rules, mode)
+    it = filtering.Filter.find(lab.workspace, lab.shell)
+    lab.view.say(f"added: {it.add(given, force=force, tell=lab.view.say):,}")
 
 
 @step(**RULE_MODE, **FORCE, rules=RULES)
@@ -749,9 +751,9 @@ def filter_remove(lab: Lab, rules: str, mode: str = "src", force: bool = False) 
     from xdplab import filtering
     from xdplab import rules as ruling
 
-    old = ruling.read(rules, mode)
-    filtering.Filter.find(lab.workspace, lab.shell).remove(old, force=force, tell=lab.view.say)
-    lab.view.say(f"removed: {len(old):,}")
+    given = ruling.read(rules, mode)
+    it = filtering.Filter.find(lab.workspace, lab.shell)
+    lab.view.say(f"removed: {it.remove(given, force=force, tell=lab.view.say):,}")
 
 
 @step(json="a JSON object, on standard output")

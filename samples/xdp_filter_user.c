@@ -680,6 +680,24 @@ static __u8 parse_sides(const char *word)
 	return 0;
 }
 
+/* whether it is IPv4 as IPv6 writes it, ::ffff:0:0/96, which no packet carries (RFC 4291) */
+static bool is_mapped(const struct entry *entry)
+{
+	static const __u8 mapped[12] = { [10] = 0xff, [11] = 0xff };
+
+	return entry->is_ipv6 && entry->length > 96 &&
+	       !memcmp(entry->address, mapped, sizeof(mapped));
+}
+
+static __u8 side_of_command(const char *word)
+{
+	__u8 sides = parse_sides(word);
+
+	if (!sides)
+		bad_input("the side must be src, dst or both", word);
+	return sides;
+}
+
 static const char spaces[] = " \t\r\n\v\f";
 
 /*
@@ -709,12 +727,15 @@ static const char *parse_rule(char *text, __u8 sides, struct entry *entry)
 		return "no IPv4 or IPv6 address";
 	bits = entry->is_ipv6 ? 128 : 32;
 	entry->length = bits;
-	if (!length)
-		return NULL;
-	bits = strtoul(length, &end, 10);
-	if (end == length || *end || *length < '0' || *length > '9' || bits > entry->length)
-		return "no prefix length";
-	entry->length = bits;
+	if (length) {
+		bits = strtoul(length, &end, 10);
+		if (*end || *length < '0' || *length > '9' || (*length == '0' && length[1]) ||
+		    bits > entry->length)
+			return "no prefix length";
+		entry->length = bits;
+	}
+	if (is_mapped(entry))
+		return "IPv4 in IPv6's notation, which no packet has";
 	return has_host_bits(entry) ? "the address has bits set beyond the prefix" : NULL;
 }
 
@@ -747,16 +768,20 @@ static void append(struct rules *rules, const struct entry *entry, __u32 line)
 static void read_rules(FILE *from, struct rules *rules, __u8 sides, bool until_end)
 {
 	struct entry entry;
-	char *line = NULL, *rule;
+	char *line = NULL, *rule, *end;
 	size_t size = 0;
+	ssize_t length;
 	__u32 number;
 
-	for (number = 1; getline(&line, &size, from) >= 0; number++) {
+	for (number = 1; (length = getline(&line, &size, from)) >= 0; number++) {
 		const char *why;
 
 		if (until_end && !strcmp(line, "end\n"))
 			return;
-		*strchrnul(line, '#') = '\0';
+		end = strchrnul(line, '#');
+		if (!*end && end != line + length)
+			fail(BAD_INPUT, "rule %u: a byte that is zero", number);
+		*end = '\0';
 		rule = line + strspn(line, spaces);
 		if (!*rule)
 			continue;
@@ -793,8 +818,8 @@ static bool has_same_prefix(const struct entry *a, const struct entry *b)
 	       !memcmp(a->address, b->address, sizeof(a->address));
 }
 
-/* the rule, of some in order, that is for the prefix and one of the sides of @entry; or NULL */
-static const struct given *find(const struct rules *rules, const struct entry *entry)
+/* where rules for the prefix of @entry are, of some in order, or would be */
+static size_t place_of(const struct rules *rules, const struct entry *entry)
 {
 	struct entry first = *entry;
 	size_t low = 0, high = rules->count, middle;
@@ -807,9 +832,17 @@ static const struct given *find(const struct rules *rules, const struct entry *e
 		else
 			high = middle;
 	}
-	for (; low < rules->count && has_same_prefix(&rules->rule[low].entry, entry); low++)
-		if (rules->rule[low].entry.sides & entry->sides)
-			return &rules->rule[low];
+	return low;
+}
+
+/* the rule, of some in order, that is for the prefix and one of the sides of @entry; or NULL */
+static const struct given *find(const struct rules *rules, const struct entry *entry)
+{
+	size_t i = place_of(rules, entry);
+
+	for (; i < rules->count && has_same_prefix(&rules->rule[i].entry, entry); i++)
+		if (rules->rule[i].entry.sides & entry->sides)
+			return &rules->rule[i];
 	return NULL;
 }
 
@@ -824,13 +857,64 @@ static void refuse(const struct given *rule, const char *why, const struct entry
 	exit(BAD_INPUT);
 }
 
+static __u8 byte_of(const struct given *rule, size_t at)
+{
+	return ((const __u8 *)&rule->entry)[at];
+}
+
+/* copy rules into the order of one byte; @count: how many have each value of it, is overwritten */
+static void copy_by(size_t byte, size_t count[256], const struct rules *rules, struct given *to)
+{
+	size_t sum = 0, these, i;
+
+	for (i = 0; i < 256; i++) {
+		these = count[i];
+		count[i] = sum;
+		sum += these;
+	}
+	for (i = 0; i < rules->count; i++)
+		to[count[byte_of(&rules->rule[i], byte)]++] = rules->rule[i];
+}
+
+/*
+ * As compare() says, by one byte after the other, the last one first: those that are alike
+ * in it stay as they were.  A million take a fifth of the time that comparing them does.
+ */
+static void sort(struct rules *rules)
+{
+	enum { BYTES = offsetof(struct entry, state) };
+	static const __u8 last_first[BYTES] = {
+		offsetof(struct entry, sides), offsetof(struct entry, length),
+		15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, /* of the address */
+		offsetof(struct entry, is_ipv6),
+	};
+	size_t (*count)[256] = allocate(BYTES, sizeof(*count)), i, byte;
+	struct given *to = allocate(rules->count, sizeof(*to)), *from;
+
+	for (i = 0; i < rules->count; i++)
+		for (byte = 0; byte < BYTES; byte++)
+			count[byte][byte_of(&rules->rule[i], byte)]++;
+	for (i = 0; rules->count && i < BYTES; i++) {
+		byte = last_first[i];
+		from = rules->rule;
+		if (count[byte][byte_of(from, byte)] == rules->count)
+			continue; /* they are all alike */
+		copy_by(byte, count[byte], rules, to);
+		rules->rule = to;
+		to = from;
+	}
+	rules->room = rules->count;
+	free(to);
+	free(count);
+}
+
 /* bring rules into order, and refuse two for a prefix and a side: such are neighbours then */
-static void put_in_order(const struct rules *rules)
+static void put_in_order(struct rules *rules)
 {
 	const struct given *twice = NULL, *see = NULL;
 	size_t i;
 
-	qsort(rules->rule, rules->count, sizeof(*rules->rule), compare);
+	sort(rules);
 	for (i = 1; i < rules->count; i++) {
 		const struct given *first = &rules->rule[i - 1], *second = &rules->rule[i], *later;
 
@@ -914,6 +998,59 @@ static void tell_needless(const struct rules *rules)
 		fprintf(stderr, "and %zu more are needless\n", needless - TOLD);
 }
 
+/* ---- what rules are there for whom */
+
+/* print the rules, of some in order, whose prefix an address is in, the longest first */
+static void print_covering(const struct rules *rules, const struct entry *address)
+{
+	struct entry prefix = *address;
+	size_t i;
+
+	for (;; prefix.address[prefix.length / 8] &= ~(0x80 >> prefix.length % 8)) {
+		i = place_of(rules, &prefix);
+		for (; i < rules->count && has_same_prefix(&rules->rule[i].entry, &prefix); i++) {
+			printf("covers ");
+			print_rule(stdout, &rules->rule[i].entry);
+			putchar('\n');
+		}
+		if (!prefix.length--)
+			return;
+	}
+}
+
+/* tell of rules, in order, which cover some addresses, and how many there are */
+static void tell(const struct rules *rules, int addresses, char **address)
+{
+	size_t count[2] = {}, i;
+	struct entry asked;
+	const char *why;
+
+	for (; addresses; addresses--, address++) {
+		why = parse_rule(*address, SRC, &asked);
+		if (why)
+			bad_input(why, *address);
+		print_covering(rules, &asked);
+	}
+	for (i = 0; i < rules->count; i++)
+		count[rules->rule[i].entry.is_ipv6]++;
+	printf("ipv4 %zu\nipv6 %zu\n", count[0], count[1]);
+}
+
+/* tell what some rules are, without a filter */
+static int check(const char *side, int addresses, char **address)
+{
+	struct rules rules = {};
+
+	read_rules(stdin, &rules, side_of_command(side), false);
+	if (!rules.count)
+		fail(BAD_INPUT, "there is no rule");
+	put_in_order(&rules);
+	tell(&rules, addresses, address);
+	return 0;
+}
+
+/* ---- rules come and go */
+
 static void add(const struct filter *filter, struct rules *rules)
 {
 	__u32 *chosen = allocate(rules->count, sizeof(*chosen)), slot = FIRST_RULE;
@@ -975,11 +1112,8 @@ static int change(void (*how)(const struct filter *, struct rules *), const char
 	struct rules rules = {};
 	struct filter filter;
 	sigset_t unblocked;
-	__u8 sides = parse_sides(side);
 
-	if (!sides)
-		bad_input("the side must be src, dst or both", side);
-	read_rules(stdin, &rules, sides, false);
+	read_rules(stdin, &rules, side_of_command(side), false);
 	catch_signals(&unblocked); /* what is begun is done as a whole */
 	open_filter(&filter);
 	how(&filter, &rules);
@@ -1039,19 +1173,24 @@ static __u64 this_net(void)
 	return stat("/proc/self/ns/net", &net) ? 0 : net.st_ino;
 }
 
-static int stats(void)
+static int stats(int addresses, char **address)
 {
 	const struct owner *owner;
 	struct count passed = {}, dropped = {};
+	struct rules there = {};
 	struct filter filter;
-	__u32 slot, i, rules = 0;
+	__u32 slot, i;
 
 	open_filter(&filter);
 	owner = element(&filter.table[OWNER], 0);
 	for (slot = FIRST_RULE; slot < filter.config->slots; slot++)
-		rules += entry_of(&filter, slot)->state == THERE;
+		if (entry_of(&filter, slot)->state == THERE)
+			append(&there, entry_of(&filter, slot), 0);
 	printf("policy %s\n", filter.config->covered == XDP_PASS ? "deny" : "allow");
-	printf("rules %u of %u\n", rules, filter.config->slots - FIRST_RULE);
+	printf("rules %zu of %u\n", there.count, filter.config->slots - FIRST_RULE);
+	if (addresses)
+		sort(&there);
+	tell(&there, addresses, address);
 	for (i = 0; i < owner->devices; i++) {
 		const struct device *device = &owner->device[i];
 
@@ -1550,7 +1689,9 @@ static void usage(FILE *to)
 		"usage: xdp_filter load -d DEV [-d DEV...] [-p allow|deny] [-m native|skb]\n"
 		"                       [-i ADDRESS]... [-r] [-n RULES] [-t SECONDS] [-s] [-f SECONDS] [-e]\n"
 		"       xdp_filter add|remove [src|dst|both] < RULES\n"
-		"       xdp_filter list|stats|unload\n"
+		"       xdp_filter check src|dst|both [ADDRESS]... < RULES\n"
+		"       xdp_filter stats [ADDRESS]...\n"
+		"       xdp_filter list|unload\n"
 		"Drop the packets that a rule covers, or all others; count what became of them.\n"
 		"  -d DEV      an interface to attach to; several may be given\n"
 		"  -p POLICY   allow: drop what a rule covers; deny: drop all else (allow)\n"
@@ -1565,7 +1706,8 @@ static void usage(FILE *to)
 		"  -h          this text\n"
 		"A rule is a line: [src|dst|both] ADDRESS[/LENGTH], IPv4 or IPv6; # begins a comment.\n"
 		"Without a side it is for that of the command, src.  If one of them can't be added\n"
-		"or removed, none is.\n");
+		"or removed, none is.  check tells what is wrong with them, or like stats how many there\n"
+		"are of each version of IP, and which of them cover some addresses; it takes no root.\n");
 }
 
 /* a number that isn't 0 */
@@ -1685,8 +1827,10 @@ int main(int argc, char **argv)
 		return change(take, argc == 3 ? argv[2] : "src");
 	if (argc == 2 && !strcmp(command, "list"))
 		return list();
-	if (argc == 2 && !strcmp(command, "stats"))
-		return stats();
+	if (argc > 2 && !strcmp(command, "check"))
+		return check(argv[2], argc - 3, argv + 3);
+	if (argc > 1 && !strcmp(command, "stats"))
+		return stats(argc - 2, argv + 2);
 	if (argc == 2 && !strcmp(command, "unload"))
 		return unload();
 	usage(stderr);

@@ -1,36 +1,62 @@
 """Rules as people write them, right, wrong and by the thousand."""
 
+from __future__ import annotations
+
 import ipaddress
-from collections.abc import Iterable
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from conftest import Invoke
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xdplab import rules
 from xdplab.errors import BadRules, NotAChoice
-from xdplab.model import Network, Rule, Side
-from xdplab.rules import MODES, Ruleset, parse, read, told
+from xdplab.model import Address, Network, Rule, Side
+from xdplab.rules import MODES, NOTHING, Given, Ruleset, read, told
 
 
-def numbered(found: Ruleset) -> list[tuple[Rule, int]]:
-    """Each rule with its line, by kind and line."""
-    return [
-        (kind.rule(packed), number)
-        for kind, table in found.tables.items()
-        for packed, number in table.items()
-    ]
+def faults(lines: Sequence[str], source: str = "list") -> str:
+    """What is told of lines that can't be used."""
+    refused = BadRules(source, rules.faults(lines, Side.SRC, source))
+    return f"{refused.message}\n{refused.cure}"
 
 
-def in_rules(found: Ruleset) -> list[str]:
-    return [told(rule) for rule, _ in numbered(found)]
+@dataclass(frozen=True)
+class Checked:
+    """What the filter's program says of some lines."""
+
+    code: int
+    said: str
+    found: Ruleset
 
 
-def faults(lines: Iterable[str], source: str = "list") -> str:
-    with pytest.raises(BadRules) as refused:
-        parse(list(lines), Side.SRC, source)
-    return f"{refused.value.message}\n{refused.value.cure}"
+Check = Callable[..., Checked]
+
+
+@pytest.fixture(scope="module")
+def check(labs: Callable[[str], Invoke]) -> Check:
+    """Has the filter's program check lines, and asks it about addresses."""
+    invoke = labs("6.1")
+    outcome = invoke("build", "--sample", "xdp_filter")
+    assert outcome.code == 0, outcome.err
+    (program,) = invoke.workspace.glob("builds/*/xdp_filter/xdp_filter")
+
+    def run(lines: Sequence[str], side: Side, *asked: Address) -> Checked:
+        ended = subprocess.run(
+            [program, "check", side, *map(str, asked)], input="\n".join(lines).encode(),
+            capture_output=True, check=False,
+        )  # fmt: skip
+        return Checked(
+            ended.returncode, ended.stderr.decode(), Ruleset.of(ended.stdout.decode().splitlines())
+        )
+
+    return run
 
 
 # ---- one rule
@@ -52,14 +78,23 @@ def faults(lines: Iterable[str], source: str = "list") -> str:
         ("2001:DB8:0::7", "src 2001:db8::7"),
         ("2001:db8::/32", "src 2001:db8::/32"),
         ("::/0", "src ::/0"),
-        ("::ffff:0:0/96", "src ::ffff:0:0/96"),
         ("::192.0.2.7", "src ::192.0.2.7"),
     ],
 )
-def test_a_rule(line: str, rule: str) -> None:
-    side, _, network = rule.partition(" ")
-    ((found, number),) = numbered(parse([line], Side.SRC))
-    assert (found, number) == (Rule(MODES[side], ipaddress.ip_network(network)), 1)
+@pytest.mark.tree
+def test_a_rule(line: str, rule: str, check: Check) -> None:
+    side, _, prefix = rule.partition(" ")
+    network = ipaddress.ip_network(prefix)
+    assert rules.faults([line], Side.SRC, "list") == []
+    found = check([line], Side.SRC, network.broadcast_address).found
+    assert (len(found), found.covering) == (1, frozenset({Rule(MODES[side], network)}))
+
+
+@pytest.mark.tree
+def test_the_prefix_of_ipv4_mapped_addresses_alone_is_a_rule(check: Check) -> None:
+    """It is a part of IPv6 as any other."""
+    assert rules.faults(["::ffff:0:0/96"], Side.SRC, "list") == []
+    assert check(["::ffff:0:0/96"], Side.SRC).found == Ruleset({4: 0, 6: 1})
 
 
 @pytest.mark.parametrize(
@@ -89,10 +124,14 @@ def test_a_rule(line: str, rule: str) -> None:
         ("10.0.0.1 10.0.0.2", "[src|dst|src,dst] ADDRESS[/LENGTH]"),
     ],
 )
-def test_no_rule(line: str, why: str) -> None:
+@pytest.mark.tree
+def test_no_rule(line: str, why: str, check: Check) -> None:
     said = faults(["10.9.9.9", line])
     assert "line 2: " in said
     assert why in said
+    checked = check(["10.9.9.9", line], Side.SRC)
+    assert (checked.code, len(checked.found)) == (2, 0)
+    assert checked.said.startswith("rule 2: ")
 
 
 def test_an_octet_like_a_kilometre_is_shown_in_part() -> None:
@@ -133,13 +172,13 @@ def test_no_rules_at_all(lines: list[str]) -> None:
 
 def test_what_the_program_says_of_a_line() -> None:
     said = "rule 2: src 10.1.0.0/16 is needless: src 10.0.0.0/8, in rule 5, covers all of it"
-    assert parse(["10.0.0.0/8"], Side.SRC, "list").located(said) == (
+    assert Given("list").located(said) == (
         "list, line 2: src 10.1.0.0/16 is needless: src 10.0.0.0/8, in line 5, covers all of it"
     )
-    assert parse(["10.0.0.0/8"], Side.SRC).located(said) == (
+    assert Given().located(said) == (
         "src 10.1.0.0/16 is needless: src 10.0.0.0/8, covers all of it"
     )
-    assert parse(["10.0.0.0/8"], Side.SRC, "list").located("no room") == "no room"
+    assert Given("list").located("no room") == "no room"
 
 
 # ---- where rules come from
@@ -149,28 +188,25 @@ def test_a_file(tmp_path: Path) -> None:
     file = tmp_path / "rules.txt"
     file.write_bytes(b"\xef\xbb\xbf# from Windows\r\n\r\n192.0.2.7\r\ndst 10.0.0.0/8 # why\r\n")
     found = read(str(file), "src,dst")
-    assert numbered(found) == [
-        (Rule(Side.BOTH, ipaddress.ip_network("192.0.2.7")), 3),
-        (Rule(Side.DST, ipaddress.ip_network("10.0.0.0/8")), 4),
-    ]
-    assert found.text == "# from Windows\n\n192.0.2.7\ndst 10.0.0.0/8 # why\n"
-    assert found.side is Side.BOTH
+    text = "# from Windows\n\n192.0.2.7\ndst 10.0.0.0/8 # why\n"
+    assert found == Given(str(file), Side.BOTH, text)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     file = tmp_path / "rules.txt"
     file.write_bytes(bytes(range(256)))
-    with pytest.raises(BadRules, match="line 1: "):
-        read(str(file), "src")
+    assert "line 1: " in faults(read(str(file), "src").text.split("\n"))
     with pytest.raises(BadRules, match="is no IPv4"):
         read(str(tmp_path / "nope"), "src")
 
 
 def test_a_list() -> None:
-    assert in_rules(read("10.0.0.1, dst ::1,10.0.0.0/8", "src")) == [
-        "src 10.0.0.1", "dst ::1", "src 10.0.0.0/8",
-    ]  # fmt: skip
-    assert not read(None, "src")
+    words = "10.0.0.1, dst ::1,10.0.0.0/8"
+    assert read(words, "src") == Given("", Side.SRC, words.replace(",", "\n"))
+    assert read(None, "src") == NOTHING
+    for empty in ("", ",", "# 10.0.0.1"):
+        with pytest.raises(BadRules, match="there is no rule in it"):
+            read(empty, "src")
 
 
 # ---- held against the ipaddress module
@@ -196,28 +232,32 @@ rulesets = st.lists(
 )
 
 
-@given(rulesets)
-def test_what_is_told_is_read_again(given: list[Rule]) -> None:
-    found = parse([told(one) for one in given], Side.DST)
-    assert dict(numbered(found)) == {rule: at for at, rule in enumerate(given, 1)}
+def known(given: Sequence[Rule], asked: Sequence[Address] = ()) -> Ruleset:
+    """What there is to know of rules."""
+    covering = (one for one in given if any(address in one.network for address in asked))
+    return Ruleset(Counter(one.network.version for one in given), frozenset(covering))
 
 
-@given(rulesets, st.lists(networks(), min_size=1))
-def test_rules_of_an_address(given: list[Rule], others: list[Network]) -> None:
-    addresses = [one.broadcast_address for one in others]
-    found = parse(list(map(str, given)), Side.SRC).of(*addresses)
-    assert len(found) == len(set(found))
-    assert set(found) == {
-        one for one in given if any(address in one.network for address in addresses)
-    }
+@pytest.mark.tree
+@settings(deadline=None)  # each starts a process
+@given(rulesets, st.lists(networks()))
+def test_what_is_told_is_read_again(check: Check, given: list[Rule], others: list[Network]) -> None:
+    asked = [one.broadcast_address for one in others]
+    lines = [told(one) for one in given]
+    found, expected = check(lines, Side.DST, *asked).found, known(given, asked)
+    assert {version: found.counts[version] for version in expected.counts} == expected.counts
+    assert (len(found), found.covering) == (len(given), expected.covering)
+    assert rules.faults(lines, Side.DST, "list") == []
 
 
-@given(rulesets, rulesets)
-def test_without(given: list[Rule], others: list[Rule]) -> None:
-    some, more = (parse(list(map(str, one)), Side.SRC) for one in (given, others))
-    assert [rule for rule, _ in numbered(some.without(more))] == [
-        rule for rule, _ in numbered(some) if rule not in others
-    ]
+@given(rulesets, st.lists(networks(), min_size=1), st.data())
+def test_without(given: list[Rule], others: list[Network], data: st.DataObject) -> None:
+    asked = [one.broadcast_address for one in others]
+    gone = data.draw(st.lists(st.sampled_from(given), unique=True))
+    left = known(given, asked).without(known(gone, asked))
+    expected = known([one for one in given if one not in gone], asked)
+    assert (len(left), left.covering) == (len(expected), expected.covering)
+    assert left.rules.versions == expected.rules.versions == set(expected.counts)
 
 
 words = st.one_of(
@@ -237,31 +277,31 @@ nearly = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.tree
+@settings(deadline=None)  # each starts a process
 @given(st.one_of(any_lines, alike, nearly), st.sampled_from(list(MODES.values())))
-def test_reading_many_at_once_is_reading_them_one_by_one(lines: list[str], side: Side) -> None:
-    def outcome() -> object:
-        try:
-            return sorted(map(str, numbered(parse(lines, side, "list"))))
-        except BadRules as refused:
-            return refused.message, refused.cure
-
-    at_once = outcome()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules, "_take_alike", lambda *_: False)
-        assert outcome() == at_once
+def test_the_program_and_we_find_the_same_lines_wrong(
+    check: Check, lines: list[str], side: Side
+) -> None:
+    """The program tells of the first, and we of all; of two for a prefix the later is wrong."""
+    text = "\n".join(lines)
+    checked, found = check([text], side), rules.faults(text.split("\n"), side, "list")
+    assert checked.code == (2 if found else 0), (checked.said, found)
+    number = re.match(r"rule (\d+): ", checked.said)
+    if number:
+        assert any(one.startswith(f"line {number[1]}: ") for one in found)
 
 
 def test_a_long_list() -> None:
     lines = [f"10.{a}.{b}.{c}" for a in range(4) for b in range(100) for c in range(100)]
-    found = parse(lines, Side.DST, "list")
-    assert len(found) == 40_000
-    assert numbered(found)[-1][1] == 40_000
+    assert rules.faults(lines, Side.DST, "list") == []
     assert "line 40001: '10.0.0.0' is there twice, first in line 1" in faults([*lines, "10.0.0.0"])
 
 
 @pytest.mark.parametrize(
     "line", ["\u00a010.0.0.1", "10.0.0.1\u2003", "\x1c10.0.0.1", "src\x0010.0.0.1"]
 )
-def test_spaces_are_asciis_alone(line: str) -> None:
-    """The filter's own program reads these lines too, and knows no others."""
+@pytest.mark.tree
+def test_spaces_are_asciis_alone(line: str, check: Check) -> None:
     assert "is no IPv4" in faults([line])
+    assert check([line], Side.SRC).code == 2

@@ -98,7 +98,9 @@ class Machine:
 
     def rules_room(self) -> str:
         """How many rules of how many there are, while something is loaded."""
-        found = re.search(r"rules (\d+ of \d+)\ndev ", self.run(self.program, "stats").out)
+        found = re.search(
+            r"rules (\d+ of \d+)\n(?:ip.*\n)*dev ", self.run(self.program, "stats").out
+        )
         return found[1] if found else ""
 
     def rules(self) -> dict[str, tuple[int, int]]:
@@ -195,7 +197,7 @@ def test_rules_come_and_go_while_packets_are_counted(
             assert [*machine.rules()] == [added[2], added[0], added[3], added[1]]
             stats = machine.filter("stats")
             assert re.fullmatch(
-                r"policy allow\nrules 4 of 7\ndev lo mode skb prog \d+\n"
+                r"policy allow\nrules 4 of 7\nipv4 2\nipv6 2\ndev lo mode skb prog \d+\n"
                 r"pass 6 588\ndrop 6 588\naborted 0 0\n", stats,
             ), stats  # fmt: skip
 
@@ -303,6 +305,26 @@ def test_rules_as_people_write_them(machine: Machine) -> None:
     machine.filter("remove", text=text)
     machine.filter("add", "dst", text=text)
     assert [*machine.rules()] == ["dst 10.0.0.1/32", *first]
+    machine.filter("unload")
+
+
+def test_rules_are_told_of_by_the_addresses_that_they_cover(machine: Machine) -> None:
+    given = ("10.0.0.0/8", "dst 10.1.2.3", "both 10.1.0.0/16", "::/0", "10.1.2.2", "10.1.2.2/31")
+    asked = ("10.1.2.3", "10.200.0.1", "2001:db8::1")
+    of_them = lines(
+        *(f"covers {rule}" for rule in (
+            "dst 10.1.2.3/32", "src 10.1.2.2/31", "both 10.1.0.0/16", "src 10.0.0.0/8",
+            "src 10.0.0.0/8", "src ::/0",
+        )),
+        "ipv4 5", "ipv6 1",
+    )  # fmt: skip
+    machine.filter("load", "-d", "lo", "-s", "-r", text=lines(*given, "end"))
+    assert machine.filter("check", "src", *asked, text=lines(*given)) == of_them
+    assert of_them in machine.filter("stats", *asked)
+    assert "covers" not in machine.filter("stats", "192.0.2.1")
+    for command in (("check", "src"), ("check", "to"), ("check", "src", "10")):
+        assert machine.refused(*command)
+    assert machine.run(machine.program, "stats", "x").code == 2
     machine.filter("unload")
 
 

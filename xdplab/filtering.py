@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from xdplab import lifelines, netlink, rules, runner
 from xdplab.build import Build
 from xdplab.errors import (
     AlreadyLoaded,
+    BadRules,
     DidNotAttach,
     EndedBadly,
     LabError,
@@ -31,10 +32,11 @@ from xdplab.errors import (
     TooManyRules,
 )
 from xdplab.files import mounted
-from xdplab.model import Policy, Side
+from xdplab.lifelines import Lifeline
+from xdplab.model import Policy
 from xdplab.options import choice, number, seconds, whole_number, words
 from xdplab.process import Fed, Line, Running, Shell
-from xdplab.rules import Ruleset
+from xdplab.rules import Given, Ruleset
 from xdplab.testbed import Bench
 from xdplab.workspace import RunRecord, Workspace, boot_id
 
@@ -144,7 +146,8 @@ class Stats:
     @classmethod
     def of(cls, lines: Sequence[str], at: float) -> Stats:
         """Read what the program prints of itself."""
-        policy, room, devices, actions = Policy.ALLOW, (0, 0), [], {}
+        policy, room, devices = Policy.ALLOW, (0, 0), []
+        actions: dict[str, Count] = {}
         for line in lines:
             match line.split():
                 case ["policy", word]:
@@ -153,7 +156,7 @@ class Stats:
                     room = int(number), int(most)
                 case ["dev", dev, "mode", mode, "prog", program]:
                     devices.append(Device(dev, mode, int(program)))
-                case [action, packets, size]:
+                case ["pass" | "drop" | "aborted" as action, packets, size]:
                     actions[action] = Count(int(packets), int(size))
         return cls(at, policy, *room, tuple(devices), actions)
 
@@ -204,38 +207,54 @@ class Filter:
             side, prefix, packets, size = line.split()
             yield Counted(side, prefix, int(packets), int(size))
 
-    def ruleset(self) -> Ruleset:
-        """Its rules, to be reasoned about."""
-        lines = [f"{one.side} {one.prefix}" for one in self.counted()]
-        return rules.parse(lines, Side.SRC) if lines else Ruleset("")
+    def check(self, given: Given, lines: Iterable[Lifeline]) -> Ruleset:
+        """What is known of rules that it may be given, for some lifelines.
 
-    def add(self, new: Ruleset, *, force: bool, tell: Callable[[str], None]) -> None:
-        """Give it more rules, all of them or none.
+        It takes no root, and no filter that is loaded.  Raises BadRules with every fault.
+        """
+        if given == rules.NOTHING:
+            return Ruleset()
+        asked = map(str, lifelines.addresses(lines))
+        fed = self.shell.feed([self.program, "check", given.side, *asked], given.text)
+        try:
+            _require(fed.code, fed.err.strip())
+        except _Refused as refused:
+            found = rules.faults(given.text.split("\n"), given.side, given.source)
+            raise BadRules(given.source, found or [given.located(refused.said)]) from None
+        return Ruleset.of(fed.out.splitlines())
 
-        Raises RuleRefused with the line at fault, TooManyRules, NothingLoaded, and
+    def add(self, given: Given, *, force: bool, tell: Callable[[str], None]) -> int:
+        """Give it more rules, all of them or none; gives how many.
+
+        Raises BadRules, RuleRefused with the line at fault, TooManyRules, NothingLoaded, and
         LockedOut unless `force`.
         """
-        now = self.stats()
+        lines = lifelines.here()
+        new, now = self.check(given, lines), self.stats()
         if now.rules + len(new) > now.max_rules:
             raise TooManyRules(len(new), now.rules, now.max_rules)
         if now.policy is Policy.ALLOW:
-            lifelines.spare(now.devs, now.policy, new, None, force=force, tell=tell)
-        self._change("add", new, tell)
+            lifelines.spare(lines, now.devs, now.policy, new, None, force=force, tell=tell)
+        self._change("add", given, tell)
+        return len(new)
 
-    def remove(self, old: Ruleset, *, force: bool, tell: Callable[[str], None]) -> None:
-        """Take rules from it, all of them or none; raises as `add` does."""
-        now = self.stats()
+    def remove(self, given: Given, *, force: bool, tell: Callable[[str], None]) -> int:
+        """Take rules from it, all of them or none; as `add`."""
+        lines = lifelines.here()
+        old = self.check(given, lines)
+        said = self._ask("stats", *map(str, lifelines.addresses(lines)))
+        now, there = Stats.of(said, time.time()), Ruleset.of(said)
         if now.policy is Policy.DENY:
-            there = self.ruleset()
             left = there.without(old)
-            lifelines.spare(now.devs, now.policy, left, there, force=force, tell=tell)
-        self._change("remove", old, tell)
+            lifelines.spare(lines, now.devs, now.policy, left, there, force=force, tell=tell)
+        self._change("remove", given, tell)
+        return len(old)
 
     def unload(self) -> None:
         """End it, whoever holds it, and all that belongs to it."""
         self._ask("unload", changes=True)
 
-    def _change(self, how: str, given: Ruleset, tell: Callable[[str], None]) -> None:
+    def _change(self, how: str, given: Given, tell: Callable[[str], None]) -> None:
         try:
             fed = self._feed([how, given.side], given.text, changes=True)
         except _Refused as refused:
@@ -243,8 +262,8 @@ class Filter:
         for line in fed.err.splitlines():
             tell(given.located(line))
 
-    def _ask(self, command: str, *, changes: bool = False) -> list[str]:
-        return self._feed([command], "", changes=changes).out.splitlines()
+    def _ask(self, *words: str, changes: bool = False) -> list[str]:
+        return self._feed(words, "", changes=changes).out.splitlines()
 
     def _feed(self, words: Sequence[str], given: str, *, changes: bool) -> Fed:
         argv = self.shell.as_root([self.program, *words], _WHY)
@@ -295,8 +314,9 @@ def show(build: Build, wanted: Wanted, shell: Shell) -> None:
 
 
 def check(
-    wanted: Wanted, new: Ruleset, bench: Bench, *, force: bool, tell: Callable[[str], None]
-) -> None:
+    wanted: Wanted, new: Ruleset, lines: Collection[Lifeline], bench: Bench, *,
+    force: bool, tell: Callable[[str], None],
+) -> None:  # fmt: skip
     """Raise what is against it, before anything is started.
 
     NoSuchInterface, InterfaceTaken, NoBpffs, and LockedOut unless `force`.
@@ -305,12 +325,12 @@ def check(
         runner.check_interface(dev, bench)
     if str(BPFFS) not in mounted("bpf"):
         raise NoBpffs(BPFFS)
-    lifelines.spare(wanted.devs, wanted.policy, new, None, force=force, tell=tell)
+    lifelines.spare(lines, wanted.devs, wanted.policy, new, None, force=force, tell=tell)
 
 
 @contextlib.contextmanager
 def loaded(
-    build: Build, wanted: Wanted, new: Ruleset, shell: Shell, record: RunRecord
+    build: Build, wanted: Wanted, given: Given, shell: Shell, record: RunRecord
 ) -> Iterator[Loaded]:
     """The filter with its rules, from attached on; unless it is to stay, to its end.
 
@@ -320,10 +340,10 @@ def loaded(
     argv = shell.as_root([build.program, "load", *wanted.options], _WHY)
     record.log.parent.mkdir(parents=True, exist_ok=True)
     with shell.start(argv, cwd=build.directory, log=record.log) as process:
-        process.write(f"{new.text}\nend")
-        programs, said = _until_attached(process, wanted, new)
+        process.write(f"{given.text}\nend")
+        programs, said = _until_attached(process, wanted, given)
         _remember(record, build, wanted, programs, process)
-        remarks = [new.located(one) for one in said if not one.startswith("attached:")]
+        remarks = [given.located(one) for one in said if not one.startswith("attached:")]
         it = Loaded(Filter(build.program, shell), remarks, None if wanted.stay else process)
         last_words = ""
         try:
@@ -362,7 +382,7 @@ def _remember(
 
 
 def _until_attached(
-    process: Running, wanted: Wanted, new: Ruleset
+    process: Running, wanted: Wanted, given: Given
 ) -> tuple[tuple[runner.Program, ...], list[str]]:
     """Its word that it is on every interface, and what else it said; of what stays, to its end."""
     programs: list[runner.Program] = []
@@ -380,17 +400,17 @@ def _until_attached(
     if len(programs) == len(wanted.devs):
         return tuple(programs), [one.text for one in said]
     process.end()
-    raise _why_not(process.wait(_PATIENCE), said, wanted, new)
+    raise _why_not(process.wait(_PATIENCE), said, wanted, given)
 
 
-def _why_not(code: int, lines: Sequence[Line], wanted: Wanted, new: Ruleset) -> LabError:
+def _why_not(code: int, lines: Sequence[Line], wanted: Wanted, given: Given) -> LabError:
     """Why it isn't loaded."""
     said = [line.text for line in lines if line.stream == "err"]
     text, devs = "\n".join(said), ", ".join(wanted.devs)
     if "loaded already" in text:
         return AlreadyLoaded(text.partition(": xdp_filter")[0])
     if re.search(r"^rule \d+: ", text, re.MULTILINE):
-        return RuleRefused(new.located(text))
+        return RuleRefused(given.located(text))
     if runner.NOT_PERMITTED.search(text):
         return NotPermitted(text)
     refusals = [one for one in said if runner.REFUSED.search(one)]

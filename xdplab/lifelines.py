@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xdplab.errors import LockedOut
-from xdplab.model import Action, Address, Policy, Rule, Rules, xdp_filter
+from xdplab.model import Action, Address, Policy, Rule, xdp_filter
 from xdplab.process import Shell, find
 from xdplab.rules import Ruleset, told
 
@@ -89,6 +89,11 @@ def here() -> list[Lifeline]:
     return [*sessions(), *gateways()]
 
 
+def addresses(lines: Iterable[Lifeline]) -> list[Address]:
+    """All that are in their frames, each once."""
+    return list(dict.fromkeys(address for line in lines for address in line.addresses))
+
+
 # ---- what a filter would do to them
 
 
@@ -97,15 +102,15 @@ def cut(
 ) -> dict[Lifeline, Rule | None]:
     """Those that a filter on some interfaces would cut, each with the rule that does, if any.
 
-    What comes through no interface that is known may come through one of these.
+    `ruleset`: its rules, asked about the addresses of these lifelines.  What comes through
+    no interface that is known may come through one of these.
     """
     found: dict[Lifeline, Rule | None] = {}
+    rules = ruleset.rules
     for line in lines:
         if line.devs and line.devs.isdisjoint(devs):
             continue
-        concerned = Rules(ruleset.of(*line.addresses))
-        concerned.versions |= ruleset.versions
-        verdicts = (xdp_filter(frame, policy, concerned) for frame in line.frames)
+        verdicts = (xdp_filter(frame, policy, rules) for frame in line.frames)
         dropped = [one for one in verdicts if one.action is Action.DROP]
         if dropped:
             found[line] = dropped[0].rule
@@ -113,6 +118,7 @@ def cut(
 
 
 def spare(
+    lines: Collection[Lifeline],
     devs: Collection[str],
     policy: Policy,
     after: Ruleset,
@@ -125,7 +131,6 @@ def spare(
 
     `before`: None, if there was no filter.
     """
-    lines = here()
     lost = cut(lines, devs, policy, after)
     for line in cut(lines, devs, policy, before) if before is not None else ():
         lost.pop(line, None)
