@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Invoke
@@ -33,12 +34,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("prog_run"))
 
 
-@pytest.mark.parametrize("words", [(), ("verdicts",), ("live", "1"), ("verdicts", "1", "2")])
+@pytest.mark.parametrize("words", [(), ("verdicts",), ("live", "1"), ("verdicts", *"123")])
 def test_what_it_is_not_made_for(workspace: Workspace, words: tuple[str, ...]) -> None:
     tool = tools.compiled(tools.TEST_RUN, workspace, Shell())
     ended = subprocess.run([tool, *words], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("usage: ")
+
+
+def test_a_file_of_frames_that_is_not_there(workspace: Workspace, tmp_path: Path) -> None:
+    tool, file = tools.compiled(tools.TEST_RUN, workspace, Shell()), tmp_path / "frames"
+    ended = subprocess.run([tool, "verdicts", "1", file], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, f"{file}: No such file or directory\n".encode())
 
 
 @pytest.fixture

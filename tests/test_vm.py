@@ -276,7 +276,10 @@ def test_packets_reach_the_guest_from_inside_and_from_outside(opened: Boot, dev:
 def test_a_proof_waits_for_nothing_that_cannot_come(
     labs: Callable[[str], Invoke], kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dropped requests are known to be dropped, and the cases' frames are there already."""
+    """Dropped requests are known to be dropped, and the cases' frames are there already.
+
+    No shell is started for it in the guest, once its card is up.
+    """
     lab = labs("6.1")
     (directory,) = lab.workspace.glob("builds/*/xdp_ip_filter")
     build = Build.load(directory)
@@ -293,7 +296,10 @@ def test_a_proof_waits_for_nothing_that_cannot_come(
         assert all(check.held for check in checks), checks
     assert time.monotonic() - begun < PATIENCE
     (run,) = [command for command in echoed if "test_run" in command and "guest" in command]
-    assert f"<{initramfs.FRAMES}" in run
+    assert f" {initramfs.FRAMES}  #" in run
+    there = [command.split()[0] for command in echoed if command.endswith("# in the guest")]
+    assert {*there} <= {"ip", "insmod", "cat", "start", "stop", "/tools/links", "/tools/test_run"}
+    assert there.count("ip") == 2  # for lo and the card
 
 
 def play(

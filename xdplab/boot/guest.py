@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 import shlex
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,12 +31,12 @@ from xdplab.process import Line, Running, Shell, Stream
 _BOOT_PATIENCE = {qemu.KVM.name: 10.0, qemu.TCG.name: 120.0}  # seconds
 _PATIENCE = 30.0  # seconds for an answer: emulated, on a busy machine
 _PULSE = 10.0  # seconds without a word after which it is asked whether it lives
-_POLL = 0.02  # seconds between two looks at what the program printed
+_POLL = 0.005  # seconds between two looks at what the program printed
 
 _ANSWER = re.compile(r"answer (\d+) (\d+)")
 _ENDED = re.compile(r"ended (\d+)")
 
-# of templates/init.sh.j2: what starts to read the kernel half's log, and how its lines begin
+# of testbed/init.c: what starts to read the kernel half's log, and how its lines begin
 READ_LOG, LOGGED = "read_log", "trace_pipe: "
 
 _PANIC = re.compile(r"Kernel panic - not syncing: .*")
@@ -172,13 +173,10 @@ class Guest:
         self.tell(f"start {command}")
         return process
 
-    def stop(self, signal: str = "TERM") -> None:
-        """Ask the program to end; one that has ended doesn't mind.
-
-        By SIGTERM: what a shell starts in the background ignores SIGINT.
-        """
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask the program to end, by a signal; one that has ended doesn't mind."""
         if self.ended is None:
-            self.ask(f"stop {signal}")
+            self.ask(f"stop {number:d}")
 
     def require_no_splat(self) -> None:
         """Raise KernelSplat if the kernel has reported trouble of its own."""
@@ -244,7 +242,7 @@ class GuestProcess:
 
     def end(self) -> None:
         """End it, whatever it says."""
-        self._guest.stop("KILL")
+        self._guest.stop(signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
             self.wait(_PATIENCE)
 

@@ -1,8 +1,8 @@
 """The guest's only file system: a cpio archive, packed here, unpacked into memory by the kernel.
 
 The format is "newc", of the kernel's Documentation/driver-api/early-userspace/
-buffer-format.rst.  It has busybox for a shell, the sample, and the shared libraries that
-these need: nothing else of this machine.
+buffer-format.rst.  It has an init of ours, the sample, busybox for a shell, and the
+shared libraries that these need: nothing else of this machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from xdplab import templates
 from xdplab.errors import MissingTools
 from xdplab.process import Shell
 
+INIT = PurePosixPath("/init")  # what the kernel starts
 SAMPLE = PurePosixPath("/sample")  # where the pair is in the guest
 TOOLS = PurePosixPath("/tools")  # see testbed.tools
 FRAMES = PurePosixPath("/frames")  # that are to be run through the program
@@ -25,12 +25,9 @@ MODULES = PurePosixPath("/modules")
 
 # what ldd(1) prints of a library, or of the loader itself
 _LIBRARY = re.compile(r"(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)")
-# what init and the harness call in the guest; a busybox may have been built
-# without looking for them in itself
-_APPLETS = (
-    *("cat", "dd", "dmesg", "insmod", "ip", "kill", "ls", "mkfifo", "mount", "ping", "sh"),
-    "stty",
-)
+# what the harness calls in the guest; a busybox may have been built without looking for
+# them in itself
+_APPLETS = ("ip", "mount", "ping", "sh")
 _CONSOLE = (5, 1)  # Documentation/admin-guide/devices.txt
 
 
@@ -69,7 +66,7 @@ def cpio(entries: Iterable[Entry]) -> bytes:
 
 
 def userland(files: Mapping[PurePosixPath, bytes], programs: Iterable[Path], shell: Shell) -> bytes:
-    """The archive that a sample runs in: init and its shell, these files, and libraries.
+    """The archive that a sample runs in: these files, a shell, and libraries.
 
     `programs` are those of the files that need libraries.  Raises MissingTools without
     busybox or ldd.
@@ -79,7 +76,6 @@ def userland(files: Mapping[PurePosixPath, bytes], programs: Iterable[Path], she
         raise MissingTools(missing, "vm")
     busybox = Path(str(shutil.which("busybox")))
     content: dict[PurePosixPath, bytes] = {
-        PurePosixPath("/init"): templates.render("init.sh.j2", sample=SAMPLE).encode(),
         PurePosixPath("/bin/busybox"): busybox.read_bytes(),
         **files,
     }

@@ -4,8 +4,8 @@
  * without a network.  It calls the kernel by itself, not through libbpf, so that
  * one binary does on every kernel since v4.19, and can be linked statically.
  *
- * test_run verdicts PROG_ID
- *	Frames on standard input, one a line in hexadecimal; for each a line on
+ * test_run verdicts PROG_ID [FILE]
+ *	Frames in a file or on standard input, one a line in hexadecimal; for each a line on
  *	standard output: what the program returned, a number, or "refused ERRNO
  *	WORDS" where the kernel doesn't run it.  A line "flush" flushes the output,
  *	a line "end" is the end, for who can't close what it writes to.
@@ -114,9 +114,13 @@ int main(int argc, char **argv)
 	size_t i;
 
 	setvbuf(stdout, output, _IOFBF, sizeof(output));
-	for (i = 0; argc == 3 && i < sizeof(verbs) / sizeof(*verbs); i++)
+	if (argc == 4 && !freopen(argv[3], "r", stdin)) {
+		perror(argv[3]);
+		return 1;
+	}
+	for (i = 0; (argc == 3 || argc == 4) && i < sizeof(verbs) / sizeof(*verbs); i++)
 		if (!strcmp(argv[1], verbs[i].name))
 			return verbs[i].run(open_program(argv[2]));
-	fprintf(stderr, "usage: %s verdicts PROG_ID\n", argv[0]);
+	fprintf(stderr, "usage: %s verdicts PROG_ID [FILE]\n", argv[0]);
 	return 2;
 }

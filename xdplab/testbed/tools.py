@@ -13,10 +13,11 @@ from xdplab.files import write_whole
 from xdplab.process import Shell
 from xdplab.workspace import PROJECT, Workspace
 
+INIT = "init"  # a guest's first process
 TEST_RUN = "test_run"  # frames run through a loaded program: see prog_run
 LINKS = "links"  # the XDP programs on an interface: see netlink.of_tool
 TEST_TIME = "test_time"  # what a frame costs in a loaded program: see bench.packet
-OF_GUESTS = (TEST_RUN, LINKS)
+OF_GUESTS = (INIT, TEST_RUN, LINKS)
 
 _SOURCES = PROJECT / "xdplab/testbed"
 

@@ -38,9 +38,9 @@ ON_CARD = Peers("192.0.2.1", ("198.51.100.2", "198.51.100.3"))
 
 _PORTION = 16384  # bytes of frames; a terminal holds 65536 characters, and a byte is two
 _PING_PATIENCE = 1.0  # seconds for the replies
-_LOOK = 0.02  # seconds without one after which it is asked whether there will be more
+_LOOK = 0.005  # seconds without one after which it is asked whether there will be more
 _RECEIVED = re.compile(r"(\d+) packets received")
-_LOAD = f"for module in {initramfs.MODULES}/*; do insmod $module || exit; done"
+_LOAD = f"insmod {initramfs.MODULES}"
 _LO_UP = "ip link set dev lo up"
 # the kernel answers each source without asking who has it, and without a route
 _CARD_UP = (
@@ -78,10 +78,9 @@ class Userland:
         MissingTools, and what tools.compiled raises.
         """
         sample = {initramfs.SAMPLE / file.name: file for file in (build.program, *build.objects)}
-        ours = {
-            initramfs.TOOLS / name: tools.compiled(name, workspace, shell)
-            for name in tools.OF_GUESTS
-        }
+        places = {name: initramfs.TOOLS / name for name in tools.OF_GUESTS}
+        places[tools.INIT] = initramfs.INIT
+        ours = {place: tools.compiled(name, workspace, shell) for name, place in places.items()}
         files = {path: file.read_bytes() for path, file in (sample | ours).items()}
         files[initramfs.FRAMES] = "\n".join([*prog_run.request(frames), ""]).encode()
         programs = [build.program, *ours.values()]
@@ -246,7 +245,8 @@ class GuestBench(Bench):
 
     def interfaces(self) -> list[str]:
         """The guest's interfaces."""
-        return self.guest.tell("ls /sys/class/net").split()
+        _, _, *rows = self.guest.tell("cat /proc/net/dev").splitlines()
+        return [row.partition(":")[0].strip() for row in rows]
 
     def place(self, dev: str) -> Place:
         """The guest's kernel."""
@@ -327,7 +327,7 @@ class GuestBench(Bench):
         run = shlex.join(prog_run.command(initramfs.TOOLS / tools.TEST_RUN, program))
         said: list[str] = []
         if self.frames and tuple(frames) == self.frames:
-            said = self.guest.tell(f"{run} <{initramfs.FRAMES}").splitlines()
+            said = self.guest.tell(f"{run} {initramfs.FRAMES}").splitlines()
         else:
             for lines in map(prog_run.request, _portions(frames)):
                 said += self.guest.tell(run, lines).splitlines()
