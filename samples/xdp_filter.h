@@ -11,7 +11,7 @@
  * one costs one miss of the cache, and asking again none.  An address belongs into
  * its first bucket, or where that is full into its second, which is looked at only
  * if the first says that it overflowed.  The first few IPv4 addresses stand in a
- * bucket of the configuration, which has been read anyway.  Prefixes stand in tries.
+ * bucket of the configuration, which is looked at in any case.  Prefixes stand in tries.
  */
 #ifndef XDP_FILTER_H
 #define XDP_FILTER_H
@@ -23,7 +23,7 @@ enum { SRC = 1, DST = 2, SIDES = SRC | DST, SIDE_BITS = 2 };
 
 /*
  * Where rules may stand: a pair of bits in config.ask, SRC and DST, tells whether any
- * does.  Only what is asked for is looked up.
+ * does.  Only what is asked for is looked up, but for the few.
  */
 enum place {
 	FEW4 = 0,
@@ -62,7 +62,7 @@ struct config {
 	__u32 buckets4;
 	__u32 buckets6;
 	__u64 seed[2]; /* odd: nobody can choose addresses that all belong into one bucket */
-	__u32 places; /* of the few, up to the last that has a rule */
+	__u32 places; /* of the few, up to the last that has a rule; the first always */
 	__u32 unused[5];
 	struct bucket4 few;
 };

@@ -566,7 +566,7 @@ static void ask_anew(const struct filter *filter, __u8 leaving)
 		if (entry->state != FREE && entry->state != leaving)
 			ask |= entry->sides << entry->place;
 	}
-	while (places && !config->few.rule[places - 1])
+	while (places > 1 && !config->few.rule[places - 1])
 		places--;
 	config->places = places;
 	config->ask = ask;
