@@ -14,11 +14,13 @@ from conftest import Invoke
 from xdplab import trees
 from xdplab.bench import packet
 from xdplab.bench.measure import Means, measure
+from xdplab.bench.place import built
 from xdplab.build import Build
 from xdplab.errors import CommandFailed, OtherVerdict
 from xdplab.filtering import SAMPLE
 from xdplab.model import Action
 from xdplab.process import Shell
+from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
 from xdplab.workspace import Workspace
 
@@ -57,20 +59,36 @@ def test_each_program_is_timed_for_what_it_is_said_to_do(
         for way in one.ways:
             assert not way.failed, f"{one.name}: {way.name}: {way.failed}"
             assert bool(way.figures) != bool(way.skipped)
-            assert all(figure > 0 for figures in way.figures.values() for figure in figures)
-    for one in found[-2:]:
-        assert [way.figures["rules"] for way in one.ways] == [[3000], [3000]]
+            timed = {name: way.figures[name] for name in way.figures if name != "cpu s"}  # coarse
+            assert all(figure > 0 for figures in timed.values() for figure in figures)
     # what is the harness's own is measured wherever this runs
     skipped = [way.name for one in found for way in one.ways if way.skipped]
     assert all(name.startswith(packet._PEER) for name in skipped)
 
 
-def test_the_row_is_the_same_on_both_sides(means: Means, place: packet._Stand) -> None:
+@pytest.fixture
+def build(means: Means) -> Build:
+    """samples/xdp_filter, where invoke filter.load finds it."""
+    return built(means, Sample.find(SAMPLE), None)
+
+
+def test_what_is_loaded_is_all_in_force(build: Build, place: packet._Stand, tmp_path: Path) -> None:
+    for rules, first in ((packet._row(50), packet._first()), (packet._prefixes(50), b"\1\0\0\1")):
+        file = tmp_path / "rules"
+        file.write_text(rules)
+        assert len(packet._parse(file)) == 50
+        packet._load(place, file)
+        said = place.run(build.program, "stats")
+        assert "rules 50 of" in said
+        program = int(said.partition(" prog ")[2].split()[0])
+        assert place.timed(packet._Timed(program, Action.DROP, packet._frame(first)))["ns"] > 0
+        packet._unload(place)
+        with pytest.raises(CommandFailed):
+            place.run(build.program, "stats")
+
+
+def test_the_row_is_the_same_on_both_sides(build: Build, place: packet._Stand) -> None:
     """All addresses of the row that Python writes are those that the caller goes through."""
-    build = (
-        Build.load(means.workspace.build(means.tree().key, SAMPLE))
-        or packet._Builds.made(means, place.scratch).filter
-    )
     rules = packet._row(50)
     assert len({ipaddress.ip_address(one) for one in rules.split()}) == 50
     with packet._filter(place, build, rules) as program:

@@ -33,6 +33,7 @@ from xdplab.errors import FramesAstray
 from xdplab.filtering import SAMPLE
 from xdplab.process import find
 from xdplab.runner import Job
+from xdplab.sample import Sample
 from xdplab.sending import live_frames
 from xdplab.testbed.local import LocalBench
 from xdplab.testbed.netns import FAR, NEAR
@@ -158,9 +159,9 @@ class _Builds:
     @classmethod
     def made(cls, means: Means, scratch: Path) -> _Builds:
         """Build all of them; the tree is left with the pair that logs nothing."""
-        traced = built(means, _PAIR, scratch / "traced", trace=True)
+        traced = built(means, Sample.find(_PAIR), scratch / "traced", trace=True)
         names = {"bare": str(_BARE), "pair": _PAIR, "filter": SAMPLE}
-        made = {name: built(means, sample, scratch / name) for name, sample in names.items()}
+        made = {as_: built(means, Sample.find(name), scratch / as_) for as_, name in names.items()}
         return cls(traced=traced, **made)
 
 

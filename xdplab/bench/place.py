@@ -68,9 +68,9 @@ def namespace(means: Means, rights: Sequence[str]) -> Iterator[LocalBench]:
         yield bench
 
 
-def built(means: Means, sample: str, keep: Path | None, *, trace: bool = False) -> Build:
+def built(means: Means, sample: Sample, keep: Path | None, *, trace: bool = False) -> Build:
     """A sample, built in the current tree and kept in a directory, or where `run` finds it."""
     return building.build(
-        means.tree(), Sample.find(sample), means.toolchain(), means.workspace, means.shell,
+        means.tree(), sample, means.toolchain(), means.workspace, means.shell,
         lambda _: None, lambda _: None, trace=trace, keep=keep,
     )  # fmt: skip
