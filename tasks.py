@@ -914,6 +914,37 @@ def bench(
     stages.require_measured(found)
 
 
+@step(
+    minutes="how long",
+    only="of exit, guest, halfway and together those, with commas between; else all in turn",
+    seed="begin with the chances of this number: that of a finding brings it about again",
+    json="a JSON object, on standard output",
+)
+def torture(
+    lab: Lab,
+    minutes: str = "10",
+    only: str | None = None,
+    seed: str | None = None,
+    json: bool = False,
+) -> None:
+    """Try to break the harness's promises, by chance: kills, full disks, two at once."""
+    from xdplab.bench.measure import Means
+    from xdplab.torture import session
+
+    names, seconds, first = session.named(words(only)), session.seconds(minutes), session.seed(seed)
+    lab.view.say(f"seed {first}")
+    if lab.shell.dry:
+        lab.view.say(f"would try: {', '.join(names)}")
+        return
+    directory = lab.workspace.new_torture()
+    tree, quiet = functools.partial(lab.tree, None, None), replace(lab.shell, echo=lambda _: None)
+    means = Means(lab.workspace, quiet, lab.toolchain, tree, lab.view.say)
+    with lab.view.stage("torture") as stage:
+        tried = session.run(names, first, means, directory, stage.report, seconds=seconds)
+        record = lab.view.torture(tried, directory, json=json)
+    session.require_unbroken(record)
+
+
 @step(pictures="make the pictures anew too, in a real terminal, on the current tree")
 def docs(lab: Lab, pictures: bool = False) -> None:
     """Write docs/kernels.md and docs/performance.md anew, from what was recorded."""

@@ -6,9 +6,11 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Iterator
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280}  # of the system call
 PROG_LOAD, PROG_TEST_RUN, LINK_CREATE = 5, 10, 28  # commands (linux/bpf.h)
+_NEXT_ID, _FD_BY_ID, _INFO_BY_FD = 11, 13, 15  # of programs
 _PROG_TYPE_XDP = 6
 _LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES, since v5.18 (b530e9e1063e)
 _DURATION = 36  # where a test run's answer has it: nanoseconds for one
@@ -63,3 +65,30 @@ def redirecting(index: int) -> bytes:
         struct.pack("<BBhi", 0x95, 0, 0, 0),  # exit
     )
     return b"".join(code)
+
+
+def programs() -> Iterator[int]:
+    """The ids of the programs that are loaded; needs CAP_SYS_ADMIN, raises OSError."""
+    last = 0
+    while True:
+        attributes = ctypes.create_string_buffer(struct.pack("<III", last, 0, 0), 12)
+        try:
+            call(_NEXT_ID, attributes)
+        except FileNotFoundError:
+            return
+        last = struct.unpack_from("<I", attributes, 4)[0]
+        yield last
+
+
+def is_xdp(program: int) -> bool:
+    """Whether the program of an id is an XDP program; one that is gone is none."""
+    try:
+        descriptor = call(_FD_BY_ID, struct.pack("<III", program, 0, 0))
+    except FileNotFoundError:
+        return False
+    try:
+        info = ctypes.create_string_buffer(8)  # struct bpf_prog_info begins with type and id
+        call(_INFO_BY_FD, struct.pack("<IIQ", descriptor, len(info), ctypes.addressof(info)))
+    finally:
+        os.close(descriptor)
+    return bool(struct.unpack_from("<I", info)[0] == _PROG_TYPE_XDP)

@@ -282,10 +282,11 @@ def _testbeds(_: Asked) -> list[Candidate]:
     return _plain(NAMES)
 
 
-def _stages(_: Asked) -> list[Candidate]:
+def _parts(asked: Asked) -> list[Candidate]:
     from xdplab.bench import Stage
+    from xdplab.torture import Name
 
-    return _plain(Stage)
+    return _plain(Name if asked.command.name == "torture" else Stage)
 
 
 def _policies(_: Asked) -> list[Candidate]:
@@ -350,7 +351,7 @@ VALUES: Mapping[str, Callable[[Asked], Sequence[Candidate]]] = {
     "modes": _matrix_modes,
     "name": _exercises,
     "on": _testbeds,
-    "only": _stages,
+    "only": _parts,
     "policy": _policies,
     "proto": _protocols,
     "run": _runs,

@@ -1165,6 +1165,16 @@ class NotMeasured(SampleFailed):
         )
 
 
+class Broken(SampleFailed):
+    """torture: a promise did not hold."""
+
+    def __init__(self, found: Sequence[str], again: Sequence[str]) -> None:
+        super().__init__(
+            f"{len(found)} times a promise did not hold: {'; '.join(dict.fromkeys(found))}",
+            "\n".join(["each has its seed, which tries it again first:", *again[:5]]),
+        )
+
+
 class NotAllPassed(SampleFailed):
     """survey and matrix: something was tried and failed."""
 

@@ -328,7 +328,7 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
                 continue
             done += as_found(tree)
     done += editor.remove(workspace, shell)
-    ours = ["builds", "runs", "matrix", "bench", "locks", "foreign-trees.json"]
+    ours = ["builds", "runs", "matrix", "bench", "torture", "locks", "foreign-trees.json"]
     ours += ["compilers.json", "exercises.json", "tutorial.json"]
     ours += ["trees", "git", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):

@@ -111,6 +111,10 @@ class Workspace:
         """A directory for a bench that begins now."""
         return self.root / "bench" / _name_of_now()
 
+    def new_torture(self) -> Path:
+        """A directory for what a torture finds that begins now."""
+        return self.root / "torture" / _name_of_now()
+
     def matrices(self) -> list[Path]:
         """What matrices found, the newest first."""
         return sorted(self.root.glob("matrix/*/matrix.json"), reverse=True)

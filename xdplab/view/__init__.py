@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from xdplab.sample import Sample
     from xdplab.survey import Proof
     from xdplab.testbed import Place
+    from xdplab.torture import ordeal as torture
     from xdplab.tracing import Logged
     from xdplab.traffic import Order, Sent
     from xdplab.tree import Tree
@@ -309,6 +310,27 @@ class View:
                 self.say(f"kept in {directory}, with pictures")
         if json:
             print(benches.as_json(found[-1]))
+        return found[-1]
+
+    # ---- tortures
+
+    def torture(
+        self, records: Iterable[torture.Record], directory: Path, *, json: bool
+    ) -> torture.Record:
+        """Follow a torture to its end, or Ctrl-C, and show what was found; gives it."""
+        from xdplab.view import torture as tortures
+
+        found: list[torture.Record] = []
+        try:
+            for record in records:
+                found = [record]
+        finally:
+            self.say(f"kept in {directory}")
+            for record in found:
+                if json:
+                    print(tortures.as_json(record))
+                else:
+                    tortures.show(self.out, record)
         return found[-1]
 
     # ---- the tutorial

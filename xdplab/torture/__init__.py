@@ -1,0 +1,9 @@
+"""invoke torture: promises of the harness, and what tries to break them until a time is over."""
+
+from enum import StrEnum
+
+
+class Name(StrEnum):
+    """What can be tried."""
+
+    EXIT = "exit"
