@@ -22,6 +22,8 @@ from conftest import (
 )
 from support import TREES
 
+from xdplab.files import locked
+
 UNWANTED = "drivers/net/loopback.c"
 
 
@@ -265,6 +267,16 @@ def test_setup_patches_what_todays_tools_refuse_and_says_so(
     assert "patched" not in invoke("setup", "--tree", fake_tree).err
     assert invoke("patch", "--tree", fake_tree, "--revert").code == 0
     assert contents(fake_tree)[lexer] == before[lexer]
+
+
+def test_clean_removes_nothing_that_is_being_fetched(invoke: Invoke, fake_tree: Path) -> None:
+    assert invoke("setup", "--tree", fake_tree).code == 0
+    with locked(invoke.workspace / "locks/git-v6.1/lock"):
+        who = f"process {os.getpid()} "
+        assert_refused(invoke("clean", "--trees"), 69, "git-v6.1", who, "since")
+        assert (invoke.workspace / "current").exists()
+    assert invoke("clean", "--trees").code == 0
+    assert not invoke.workspace.exists()
 
 
 def test_clean_gives_a_users_tree_back_as_it_was(invoke: Invoke, fake_tree: Path) -> None:

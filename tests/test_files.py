@@ -1,12 +1,15 @@
 """Files written whole or not at all, and locks that die with their holder."""
 
 import contextlib
+import fcntl
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,6 +197,38 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         assert f"process {process.pid} " in lock.read_text()
         with locked(lock):
             assert lock.read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_who_has_just_taken_a_lock_is_named_once_it_has_signed(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("process 99999999 (a dead one), since 2019-03-01 12:00:00\n")
+    with lock.open("a+") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        signing = threading.Timer(
+            0.2, lambda: lock.write_text(f"process {os.getpid()} (me), since 2019-03-02 12:00:00\n")
+        )
+        signing.start()
+        with pytest.raises(Held, match="03-02"), locked(lock):
+            pytest.fail("two hold the lock")
+        signing.join()
+
+
+def test_a_lock_whose_file_is_removed_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, flock = tmp_path / "tree/lock", fcntl.flock
+    removals = iter([lock.parent])
+
+    def after_a_removal(descriptor: int, how: int) -> None:
+        for directory in removals:  # once, by who has cleaned, after the file was opened
+            shutil.rmtree(directory)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_a_removal)
+    with locked(lock):
+        assert lock.read_text().startswith(f"process {os.getpid()} ")
+        with pytest.raises(Held, match=f"process {os.getpid()} "), locked(lock):
+            pytest.fail("two hold the lock")
 
 
 def test_a_lock_is_free_after_its_end_and_after_an_error(tmp_path: Path) -> None:

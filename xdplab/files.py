@@ -6,15 +6,18 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from xdplab.errors import Held, NoSpace, Wrecked
+
+_TO_SIGN = 1.0  # seconds for who has taken a lock to write down who that is
 
 
 def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
@@ -93,13 +96,7 @@ def locked(path: Path, *, dry: bool = False) -> Iterator[None]:
     if dry:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise Held(path.parent, file.read().strip() or "another process") from None
+    with _taken(path) as file:
         file.truncate(0)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         file.write(f"process {os.getpid()} ({command}), since {time.strftime('%F %T')}\n")
@@ -108,6 +105,38 @@ def locked(path: Path, *, dry: bool = False) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _taken(path: Path) -> IO[str]:
+    """The file, opened and locked; raises Held.
+
+    Who has just taken it may not have written down yet who that is, and who removes what
+    the lock is for removes the file too, which is then nobody's lock any more.
+    """
+    deadline = time.monotonic() + _TO_SIGN
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("a+"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+            except FileNotFoundError:  # it is being removed
+                continue
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                if _lives(holder) or time.monotonic() > deadline:
+                    raise Held(path.parent, holder or "another process") from None
+        time.sleep(0.01)
+
+
+def _lives(holder: str) -> bool:
+    """Whether the process is there that has signed a lock."""
+    signed = re.match(r"process (\d+) ", holder)
+    return signed is not None and Path(f"/proc/{signed[1]}").exists()
 
 
 def mounted(kind: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from xdplab.errors import (
     NoTracing,
     StillAttached,
 )
+from xdplab.files import locked
 from xdplab.netlink import IP_LINK_WORDS, Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell
@@ -310,7 +311,8 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     """End our filters, take samples and patches out of every tree, remove builds and runs.
 
     With `trees` the fetched trees and downloads go too; a tree of the user's
-    own is never removed.  Gives what was done.  Raises CannotRevert.
+    own is never removed.  Gives what was done.  Raises CannotRevert, and Held if somebody
+    is at work.
     """
     done = []
     for one in status(workspace):
@@ -328,6 +330,16 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
                 continue
             done += as_found(tree)
     done += editor.remove(workspace, shell)
+    with contextlib.ExitStack() as stack:  # what is being fetched stays, or nobody cleans
+        for lock in workspace.root.glob("locks/*/lock"):
+            stack.enter_context(locked(lock, dry=shell.dry))
+        done += _remove(workspace, shell, trees=trees)
+    return done
+
+
+def _remove(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
+    """Remove what is ours in the workspace; gives what was done."""
+    done = []
     ours = ["builds", "runs", "matrix", "bench", "torture", "locks", "foreign-trees.json"]
     ours += ["compilers.json", "exercises.json", "tutorial.json"]
     ours += ["trees", "git", "kernels", "downloads", "apt", "current"] if trees else []
