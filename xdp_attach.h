@@ -25,7 +25,8 @@
 static int ifindex = 1; /* the loopback interface */
 static __u32 xdp_flags; /* the mode; 0: native where it can be had, else generic */
 static int link_fd = -1; /* the bpf_link that holds the program, if there is one */
-static int watchdog_fd = -1; /* tells our watchdog that we have detached */
+static int watchdog_fd = -1; /* tells our watchdog that we have attached, and detached */
+static bool watched; /* by a watchdog, where no bpf_link holds the program */
 static __u32 prog_id;
 static volatile sig_atomic_t stop;
 
@@ -85,6 +86,71 @@ static inline bool is_final(int err)
 	return err == -EBUSY || err == -EEXIST || err == -EPERM;
 }
 
+/* off one mode, if it is ours; @unknown as xdp_netlink_id() has it */
+static inline void detach_netlink(__u32 mode, __u32 unknown)
+{
+	if (xdp_netlink_id(ifindex, mode, unknown) == prog_id)
+		xdp_netlink_set(ifindex, -1, mode);
+}
+
+/* unlink the xdp program: only ours, whatever happened meanwhile */
+static inline void detach(void)
+{
+	if (link_fd >= 0)
+		close(link_fd);
+	else
+		detach_netlink(xdp_flags, prog_id);
+	if (watchdog_fd >= 0 && write(watchdog_fd, "", 1) < 0)
+		perror("watchdog");
+}
+
+/* to the end of the process at the other end of the pipe @alive, however it comes */
+static inline void keep_watch(int alive)
+{
+	unsigned int i;
+	__u32 mode;
+
+	if (read(alive, &mode, sizeof(mode)) != sizeof(mode))
+		/* whether it had attached is to be seen, and in what mode */
+		for (i = 0; i < ARRAY_SIZE(modes); i++)
+			detach_netlink(modes[i].flags, 0);
+	else if (!read(alive, &mode, 1)) /* gone without another word */
+		detach_netlink(mode, prog_id);
+}
+
+/*
+ * A program that no bpf_link holds stays when its process is killed.  So a child
+ * waits for our end, and takes the program off if we didn't.  In a session of its own
+ * it outlives what kills our whole process group: it is there before we attach.
+ */
+static inline int watch_over(void)
+{
+	int alive[2], ready[2];
+	char word;
+
+	if (pipe2(alive, O_CLOEXEC) || pipe2(ready, O_CLOEXEC))
+		return -1;
+	switch (fork()) {
+	case -1:
+		return -1;
+	case 0:
+		setsid();
+		close(alive[1]);
+		close(ready[0]);
+		close(ready[1]);
+		keep_watch(alive[0]);
+		_exit(0);
+	default:
+		close(alive[0]);
+		close(ready[1]);
+		if (read(ready[0], &word, 1)) /* it says nothing, and closes it */
+			return -1;
+		close(ready[0]);
+		watchdog_fd = alive[1];
+		return 0;
+	}
+}
+
 /*
  * In one mode: a bpf_link, or netlink where the kernel is older than v5.9.  Where
  * the driver refuses, the kernel gives its reason to netlink alone, and libbpf
@@ -95,48 +161,12 @@ static inline int attach_mode(int prog_fd, __u32 mode)
 	int err = link_fd = xdp_link_create(ifindex, prog_fd, mode);
 
 	xdp_flags = mode;
-	if (err < 0 && !is_final(err))
+	if (err < 0 && !is_final(err)) {
+		if (watched && watchdog_fd < 0 && watch_over())
+			perror("no watchdog: kill -9 would leave the program attached");
 		err = xdp_netlink_set(ifindex, prog_fd, mode | XDP_FLAGS_UPDATE_IF_NOEXIST);
-	return err < 0 ? err : 0;
-}
-
-/* unlink the xdp program: only ours, whatever happened meanwhile */
-static inline void detach(void)
-{
-	if (link_fd >= 0)
-		close(link_fd);
-	else if (xdp_netlink_id(ifindex, xdp_flags, prog_id) == prog_id)
-		xdp_netlink_set(ifindex, -1, xdp_flags);
-	if (watchdog_fd >= 0 && write(watchdog_fd, "", 1) < 0)
-		perror("watchdog");
-}
-
-/*
- * A program that no bpf_link holds stays when its process is killed.  So a child
- * waits for our end, however it comes, and takes the program off if we didn't.
- * In a session of its own it outlives what kills our whole process group.
- */
-static inline int watch_over(void)
-{
-	int alive[2];
-	char word;
-
-	if (pipe2(alive, O_CLOEXEC))
-		return -1;
-	switch (fork()) {
-	case -1:
-		return -1;
-	case 0:
-		setsid();
-		close(alive[1]);
-		if (!read(alive[0], &word, 1)) /* gone without a word */
-			detach();
-		_exit(0);
-	default:
-		close(alive[0]);
-		watchdog_fd = alive[1];
-		return 0;
 	}
+	return err < 0 ? err : 0;
 }
 
 /*
@@ -179,10 +209,19 @@ static inline int attach_unwatched(int prog_fd, const char *dev)
 /* link the xdp program to the interface, until this process ends */
 static inline int attach(int prog_fd, const char *dev)
 {
+	watched = true;
 	if (attach_unwatched(prog_fd, dev))
 		return -1;
-	if (link_fd < 0 && watch_over())
-		perror("no watchdog: kill -9 would leave the program attached");
+	if (watchdog_fd < 0)
+		return 0;
+	if (write(watchdog_fd, &xdp_flags, sizeof(xdp_flags)) < 0)
+		perror("watchdog");
+	if (link_fd >= 0) { /* the bpf_link does without */
+		if (write(watchdog_fd, "", 1) < 0)
+			perror("watchdog");
+		close(watchdog_fd);
+		watchdog_fd = -1;
+	}
 	return 0;
 }
 

@@ -291,6 +291,31 @@ def test_kill_9_leaves_nothing_behind_without_a_bpf_link(old: Invoke, host: Name
     assert host.programs() == []
 
 
+def test_it_is_watched_from_before_it_attaches(
+    labs: Callable[[str], Invoke], host: Namespace, tmp_path: Path
+) -> None:
+    """Killed with its whole process group as soon as its program is on the interface."""
+    checkout = copy_checkout(tmp_path / "checkout")
+    attached, header = "mode | XDP_FLAGS_UPDATE_IF_NOEXIST);", checkout / "xdp_attach.h"
+    text = header.read_text().replace("xdp_link_create(ifindex, prog_fd, mode)", "-EINVAL")
+    assert attached in text
+    killed = f'{attached}\n\t\tif (!err && puts("on it") > 0)\n\t\t\tkill(0, SIGKILL);'
+    header.write_text(text.replace(attached, killed))
+    invoke = Invoke(tmp_path / "workspace", cwd=checkout)
+    tree = (labs(KERNELS[0]).workspace / "current").read_text().strip()
+    assert invoke("build", "--tree", tree).code == 0
+    (program,) = invoke.workspace.glob("builds/*/xdp_ip_filter/xdp_ip_filter")
+    with subprocess.Popen(
+        [*host.enter, program, "-i", IP], cwd=program.parent, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert "on it\n" in process.stdout  # it was attached
+        assert process.wait() == -signal.SIGKILL
+    wait_until(lambda: not host.processes())
+    assert host.programs() == []
+
+
 def test_what_was_left_behind_is_told_and_removed(old: Invoke, host: Namespace) -> None:
     with running(old, host) as background:
         background.process.send_signal(signal.SIGSTOP)  # or it would note the end
@@ -316,10 +341,35 @@ def test_a_second_run_is_refused_and_the_first_unharmed(lab: Invoke, host: Names
         (attached,) = host.programs()
         for command in (["run", f"--ip={IP}"], ["verify", "--on=host", f"--ip={IP}"]):
             outcome = lab(*command, under=host.enter)
-            assert_refused(outcome, 2, "lo", f"id {attached}", "invoke detach")
+            who = f"by process {host.pid_of('xdp_ip_filter')} (filters {IP}), since 20"
+            assert_refused(outcome, 2, "lo", f"id {attached}", who, "invoke detach")
         assert host.programs() == [attached]
         assert background.process.poll() is None
         assert background.interrupt().code == 0
+
+
+def test_a_run_that_comes_second_while_it_starts_is_told_who_was_first(
+    lab: Invoke, host: Namespace, tmp_path: Path
+) -> None:
+    """Both have looked, and seen nothing: the one's program is delayed until the other's is on."""
+    (program,) = lab.workspace.glob("builds/*/xdp_ip_filter/xdp_ip_filter")
+    late, go = program.with_name("late"), tmp_path / "go"
+    program.rename(late)
+    try:
+        program.write_text(f"#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.05; done\nexec {late} $@\n")
+        program.chmod(0o755)
+        with lab.start("run", f"--ip={IP}", under=host.enter) as second:
+            second.wait_for("xdp_ip_filter -i")
+            with subprocess.Popen(
+                [*host.enter, late, "-i", IP], cwd=late.parent, stdout=subprocess.DEVNULL
+            ) as first:
+                wait_until(host.programs)
+                go.touch()
+                (attached,) = host.programs()
+                assert_refused(second.wait(), 2, f"id {attached}", "invoke detach")
+                first.terminate()
+    finally:
+        late.replace(program)
 
 
 def test_somebody_elses_program_is_left_alone(lab: Invoke, host: Namespace, program: Path) -> None:

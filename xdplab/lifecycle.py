@@ -41,6 +41,7 @@ PRIVATE = {"netns": "network namespace", "vm": "virtual machine"}
 LAB = "lab"  # in its record, where a run's has its testbed
 NOT_OURS = "not attached by this harness"
 
+_TO_SIGN = 1.0  # seconds for who has attached a program to have that on record
 _PATIENCE = 5.0  # seconds for a filter to be gone after it was told to
 
 
@@ -62,6 +63,22 @@ class Status:
         return f"ours, tag {self.record['tag']}, {purpose(self.record)} since {since}"
 
 
+def holder(one: Attached, workspace: Workspace) -> str:
+    """Who has attached a program to an interface of the host, and since when, for people.
+
+    Who has just done so may not have it on record yet.
+    """
+    deadline = time.monotonic() + _TO_SIGN
+    while not (ours := _record_of(one, workspace)):
+        if time.monotonic() > deadline:
+            return NOT_OURS
+        time.sleep(0.05)
+    fields = ours.read()
+    since = time.strftime("%F %T", time.localtime(fields["started"]))
+    left = "" if fields.get("stays") or _alive(ours) else ", and left behind"
+    return f"by process {fields['pid']} ({purpose(fields)}), since {since}{left}"
+
+
 def purpose(run: Mapping[str, Any]) -> str:
     """What a run does, by its record."""
     return f"filters {run['ip']}" if run["ip"] else f"runs {run['build']['sample']}"
@@ -71,12 +88,17 @@ def status(workspace: Workspace, dev: str | None = None) -> list[Status]:
     """Every XDP program on the host's interfaces."""
     found = []
     for one in netlink.attached(dev):
-        records = _open_records(workspace, "host")
-        record = next((r for r in records if r.read()["program"] == one.program), None)
+        record = _record_of(one, workspace)
         fields = record.read() if record else {}
         alive = bool(record and (fields.get("stays") or _alive(record)))
         found.append(Status(one, fields or None, alive))
     return found
+
+
+def _record_of(one: Attached, workspace: Workspace) -> RunRecord | None:
+    """The record of the run that has attached a program, if it is ours."""
+    records = _open_records(workspace, "host")
+    return next((r for r in records if r.read()["program"] == one.program), None)
 
 
 def running_in(where: str, workspace: Workspace) -> list[dict[str, Any]]:
@@ -340,8 +362,8 @@ def clean(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
 def _remove(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     """Remove what is ours in the workspace; gives what was done."""
     done = []
-    ours = ["builds", "runs", "matrix", "bench", "torture", "locks", "foreign-trees.json"]
-    ours += ["compilers.json", "exercises.json", "tutorial.json"]
+    ours = ["builds", "runs", "matrix", "bench", "torture", "tools", "locks"]
+    ours += ["foreign-trees.json", "compilers.json", "exercises.json", "tutorial.json"]
     ours += ["trees", "git", "kernels", "downloads", "apt", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():

@@ -50,6 +50,7 @@ KERNEL = "libbpf: Kernel error message: "
 REFUSED = re.compile(rf"{KERNEL}(?!.*\balready\b)|Operation not supported")
 # veth and others that have native mode alone say only that of hardware mode
 _REFUSED_HW = re.compile(rf"{REFUSED.pattern}|link set xdp fd failed .*Invalid argument")
+ALREADY = "an XDP program is there already"  # of xdp_attach.h
 # That the limit can't be raised is said beside every failure; by itself it stops nothing.
 NOT_PERMITTED = re.compile(r"^(?!RLIMIT_MEMLOCK).*Operation not permitted", re.MULTILINE)
 # the binary's one line for us, on standard error
@@ -251,9 +252,8 @@ def check_interface(dev: str, bench: Bench) -> None:
     if dev not in present:
         raise NoSuchInterface(dev, present)
     for one in bench.attached(dev):
-        raise InterfaceTaken(
-            dev, one.program, f"{one.mode} mode", f"invoke status; invoke detach --dev {dev}"
-        )
+        owner = " ".join([f"{one.mode} mode,", bench.holder(one)]).rstrip(", ")
+        raise InterfaceTaken(dev, one.program, owner, f"invoke status; invoke detach --dev {dev}")
 
 
 def _against_native(build: Build, job: Job, bench: Bench) -> list[Hindrance]:
@@ -301,6 +301,8 @@ def _wait_until_attached(
     code = running.wait(_END_PATIENCE)
     if NOT_PERMITTED.search(said):
         raise NotPermitted(said)
+    if ALREADY in said:  # since it was looked at
+        check_interface(job.dev, bench)
     refused = _REFUSED_HW if job.mode == "hw" else REFUSED
     refusals = [line for line in lines if refused.search(line)]
     if refusals and job.mode != "auto":

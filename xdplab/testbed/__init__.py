@@ -101,6 +101,10 @@ class Bench(ABC):
     def attached(self, dev: str) -> list[Attached]:
         """The XDP programs on an interface of the testbed."""
 
+    def holder(self, one: Attached) -> str:
+        """Who has attached a program, and since when, for people; empty if that can't be asked."""
+        return ""
+
     def against_native(self, dev: str) -> list[Hindrance]:
         """What is known to speak against native XDP on an interface as it is now."""
         return []

@@ -95,6 +95,12 @@ class LocalBench(Bench):
             return netlink.attached(dev)
         return [Attached(**one) for one in self.ask("attached", dev=dev)]
 
+    def holder(self, one: Attached) -> str:
+        """Of the host's, by the records of runs."""
+        from xdplab import lifecycle  # here: it needs this module
+
+        return "" if self.enter else lifecycle.holder(one, self.workspace)
+
     def against_native(self, dev: str) -> list[Hindrance]:
         """What speaks against native XDP; a namespace of ours has only `lo`, which has none."""
         return [] if self.enter else interfaces.against_native(interfaces.of(dev))
