@@ -49,7 +49,9 @@ def step(**helps: str) -> Callable[[Callable[..., int | None]], Any]:
         @functools.wraps(body)
         def wrapped(c: Context, *args: Any, **options: Any) -> None:
             from xdplab.lab import Lab
+            from xdplab.process import take_ends_like_ctrl_c
 
+            take_ends_like_ctrl_c()
             try:
                 code = body(Lab.of(c.config), *args, **options)
             except KeyboardInterrupt:
@@ -916,7 +918,7 @@ def bench(
 
 @step(
     minutes="how long",
-    only="of exit, guest, halfway and together those, with commas between; else all in turn",
+    only="of exit those, with commas between; else all in turn",
     seed="begin with the chances of this number: that of a finding brings it about again",
     json="a JSON object, on standard output",
 )

@@ -303,7 +303,7 @@ def test_ended_in_the_middle_it_goes_on_when_called_again(
         wait_until(lambda: moment in background.err)
         background.process.send_signal(end)
         outcome = background.wait()
-    assert outcome.code == (130 if end == signal.SIGINT else -end)
+    assert outcome.code == (-end if end == signal.SIGKILL else 130)
     assert "Traceback" not in outcome.err
     wait_until(lambda: not processes_in(invoke.workspace))
     set_up(invoke, *setup)

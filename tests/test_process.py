@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from xdplab.errors import CommandFailed, MissingTools
 from xdplab.process import Line, Shell, pasteable
+from xdplab.workspace import PROJECT
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 argvs = st.lists(words, min_size=1, max_size=5)
@@ -258,3 +260,54 @@ def test_what_only_reads_is_run_in_a_dry_run_too() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs nothing to be root")
 def test_root_needs_no_sudo() -> None:
     assert Shell().as_root(["ip", "link"], "for a test") == ["ip", "link"]
+
+
+# ---- asked to end
+
+ORDERLY = """
+import pathlib, sys, time
+from xdplab.process import take_ends_like_ctrl_c
+take_ends_like_ctrl_c()
+try:
+    print("begun", flush=True)
+    time.sleep(300)
+except KeyboardInterrupt:
+    print("ending", flush=True)
+    sys.stdin.readline()
+    pathlib.Path(sys.argv[1]).touch()
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_is_asked_to_end_does_so_in_good_order(
+    first: signal.Signals, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ORDERLY, tmp_path / "orderly"], cwd=PROJECT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == "ending\n"
+        for again in (signal.SIGTERM, signal.SIGHUP):  # of a shell, and of its terminal
+            process.send_signal(again)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        assert process.wait(60) == 0
+    assert (tmp_path / "orderly").exists()
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        ["nohup", sys.executable, "-c", ORDERLY, tmp_path / "orderly"], cwd=PROJECT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "ending\n"
+        process.communicate("go on\n", timeout=60)

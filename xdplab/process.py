@@ -31,6 +31,8 @@ Stream = Literal["out", "err", "log"]  # the last: what a BPF program of the com
 # prctl(2)); sudo is beyond that, and ends with its standard input.
 _END_WITH_US = ("setpriv", "--pdeathsig=TERM", "--")
 
+_ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 GRACE = 3.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -187,6 +189,22 @@ class Running:
         self.end()
 
 
+def take_ends_like_ctrl_c() -> None:
+    """From now on the first SIGTERM or SIGHUP ends this process in good order too.
+
+    Further ones are no news.  What was ignored from the start, by nohup(1), stays so.
+    """
+
+    def end(*_: object) -> None:
+        for number in _ASKED_TO_END[1:]:
+            signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    for number in _ASKED_TO_END[1:]:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
+
+
 @contextlib.contextmanager
 def _uninterrupted(end: Callable[[], None]) -> Iterator[None]:
     """Hold Ctrl-C back while something starts that nobody else could end yet, then end it.
@@ -196,12 +214,8 @@ def _uninterrupted(end: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
+    with _noted() as pressed:
         yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
     for number in pressed[:1]:
         end()
         signal.raise_signal(number)
@@ -210,12 +224,24 @@ def _uninterrupted(end: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def interrupts_noted() -> Iterator[Callable[[], bool]]:
     """For the while Ctrl-C only lets the function that is given say so."""
-    pressed: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
+    with _noted() as pressed:
         yield lambda: bool(pressed)
+
+
+@contextlib.contextmanager
+def _noted() -> Iterator[list[int]]:
+    """For the while signals that ask for the end only get into the list."""
+    pressed: list[int] = []
+    ignored = (signal.SIG_IGN, None)  # by nohup(1), or by what isn't Python's
+    now = {number: signal.getsignal(number) for number in _ASKED_TO_END}
+    handlers = {number: handler for number, handler in now.items() if handler not in ignored}
+    for number in handlers:
+        signal.signal(number, lambda number, _: pressed.append(number))
+    try:
+        yield pressed
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def find(command: str) -> str | None:
