@@ -1,6 +1,7 @@
 """Files written whole or not at all, and locks that die with their holder."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -121,6 +122,39 @@ def test_a_write_that_stops_in_the_middle_leaves_the_old_file(tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"before"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_write_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    killed = """
+import os, signal, sys
+from pathlib import Path
+from xdplab.files import write_whole
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # when all is written
+write_whole(Path(sys.argv[1]), b"after")
+"""
+    ended = subprocess.run([sys.executable, "-c", killed, path], cwd=PROJECT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"before"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_where_no_file_can_be_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = tmp_path / "file", os.open
+
+    def by_name_alone(where: Path, flags: int, mode: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "as NFS says it", where)
+        return opened(where, flags, mode)
+
+    monkeypatch.setattr(os, "open", by_name_alone)
+    for content in (b"before", b"after"):
+        write_whole(path, content, 0o640)
+        assert (path.read_bytes(), mode(path)) == (content, 0o640)
     assert [*tmp_path.iterdir()] == [path]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,20 +25,35 @@ def write_whole(path: Path, content: bytes, mode: int | None = None) -> None:
     """Put `content` at `path` in one step, keeping the mode of what was there if none is given."""
     path = path.resolve()  # what a symbolic link leads to, not the link
     path.parent.mkdir(parents=True, exist_ok=True)
-    if mode is None and path.exists():
-        mode = path.stat().st_mode & 0o7777
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    if mode is None:
+        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    temporary.unlink(missing_ok=True)  # of a process of the same number, that was killed
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with _begun(temporary) as file:
             file.write(content)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask() if mode is None else mode)
+            if not temporary.exists():
+                # link(2) would take the link's name itself: with a directory it is linkat(2)
+                name, nowhere = f"/proc/self/fd/{file.fileno()}", file.fileno()
+                os.link(name, temporary, src_dir_fd=nowhere, follow_symlinks=True)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _begun(temporary: Path) -> IO[bytes]:
+    """A file without a name, so that a kill leaves none; where there can't be one, of that name."""
+    try:
+        descriptor = os.open(temporary.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # see open(2)
+            raise
+        return temporary.open("xb")
+    return os.fdopen(descriptor, "wb")
 
 
 def _umask() -> int:
