@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -273,6 +278,25 @@ def test_interrupted_at_any_time_nothing_is_left_half_done(when: str, machine: W
     with pytest.raises(KeyboardInterrupt):
         choice.find("7.2", machine, Shell(), interrupt, lambda _: None)
     assert files(machine.kernels) == {"lock"}
+
+
+@needs_apt
+def test_killed_at_any_moment_it_is_had_by_the_next(machine: Workspace) -> None:
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9):
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)
+            with contextlib.suppress(BaseException):
+                found("7.2", machine)
+            os._exit(0)
+        time.sleep(part * 2)  # where it is by then is chance
+        for kill in (partial(os.killpg, child), partial(os.kill, child)):
+            with contextlib.suppress(ProcessLookupError):
+                kill(signal.SIGKILL)
+        os.waitpid(child, 0)
+    kernel = found("7.2", machine)
+    assert kernel.image.exists()
+    assert {path.name for path in machine.kernels.iterdir()} == {"lock", kernel.release}
 
 
 @needs_apt
