@@ -11,6 +11,7 @@ from collections.abc import Iterator
 _NUMBERS = {"x86_64": 321, "aarch64": 280}  # of the system call
 PROG_LOAD, PROG_TEST_RUN, LINK_CREATE = 5, 10, 28  # commands (linux/bpf.h)
 _NEXT_ID, _FD_BY_ID, _INFO_BY_FD = 11, 13, 15  # of programs
+_NAME = slice(64, 80)  # where struct bpf_prog_info has it
 _PROG_TYPE_XDP = 6
 _LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES, since v5.18 (b530e9e1063e)
 _DURATION = 36  # where a test run's answer has it: nanoseconds for one
@@ -80,15 +81,15 @@ def programs() -> Iterator[int]:
         yield last
 
 
-def is_xdp(program: int) -> bool:
-    """Whether the program of an id is an XDP program; one that is gone is none."""
+def name_of(program: int) -> str:
+    """The name of a program, as far as the kernel keeps it; empty if it is gone."""
     try:
         descriptor = call(_FD_BY_ID, struct.pack("<III", program, 0, 0))
     except FileNotFoundError:
-        return False
+        return ""
     try:
-        info = ctypes.create_string_buffer(8)  # struct bpf_prog_info begins with type and id
+        info = ctypes.create_string_buffer(_NAME.stop)  # struct bpf_prog_info
         call(_INFO_BY_FD, struct.pack("<IIQ", descriptor, len(info), ctypes.addressof(info)))
     finally:
         os.close(descriptor)
-    return bool(struct.unpack_from("<I", info)[0] == _PROG_TYPE_XDP)
+    return info.raw[_NAME].partition(b"\0")[0].decode()

@@ -7,3 +7,6 @@ class Name(StrEnum):
     """What can be tried."""
 
     EXIT = "exit"
+    GUEST = "guest"
+    HALFWAY = "halfway"
+    TOGETHER = "together"

@@ -13,9 +13,8 @@ from pathlib import Path
 from random import Random
 
 from xdplab.files import mounted
-from xdplab.torture.ground import Subject
+from xdplab.torture.ground import Subject, Wrap
 
-Wrap = Callable[[Sequence[str], Random], Sequence[str]]
 _CTRL_C = "\x03"
 _MIB = 2**20
 
@@ -26,7 +25,7 @@ class End:
 
     name: str
     how: Callable[[Subject], None]
-    wrap: Wrap = lambda argv, _: argv
+    wrap: Callable[[Random], Wrap] = lambda _: lambda argv: argv
 
 
 def _to(number: signal.Signals, *, harness: bool = False, children: bool = False) -> End:
@@ -52,9 +51,17 @@ def _to_groups(subject: Subject) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def _on_terminal(argv: Sequence[str], _: Random) -> Sequence[str]:
+def _on_terminal(_: Random) -> Wrap:
     """With a terminal of its own: it is closed when script(1) ends, which passes on keys."""
-    return ["script", "--quiet", "--return", "--flush", "--command", shlex.join(argv), os.devnull]
+    return lambda argv: [
+        "script",
+        "--quiet",
+        "--return",
+        "--flush",
+        "--command",
+        shlex.join(argv),
+        os.devnull,
+    ]
 
 
 def _type_ctrl_c(subject: Subject) -> None:
@@ -109,9 +116,15 @@ def out_of_memory(name: str) -> Iterator[End | str]:
 
 
 def _starved(directory: Path, limit: str) -> End:
-    def wrap(argv: Sequence[str], rng: Random) -> Sequence[str]:
+    def wrap(rng: Random) -> Wrap:
         (directory / limit).write_text(str(rng.randrange(6 * _MIB, 64 * _MIB)))
-        return ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh", *argv]
+        return lambda argv: [
+            "sh",
+            "-c",
+            f'echo $$ >{directory}/cgroup.procs && exec "$@"',
+            "sh",
+            *argv,
+        ]
 
     return End("out of memory", lambda _: None, wrap)
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +34,10 @@ _TRACING = Path("/sys/kernel/tracing")
 
 # what stays in a workspace by design: records, logs, what was compiled once for all
 _KEPT = re.compile(
-    r"(builds|tools|kernels|locks)/.*|(compilers|foreign-trees|kvm)\.json|current"
-    r"|(runs|matrix)/[^/]+(/.*)?/[\w-]+\.(json|jsonl|log|html|xml)"
+    r"(builds|tools|kernels|locks|runs|matrix)/.*|(compilers|foreign-trees|kvm)\.json|current"
 )
 
+Wrap = Callable[[Sequence[str]], Sequence[str]]
 Traces = Mapping[str, frozenset[str]]  # by kind
 
 
@@ -84,13 +84,17 @@ class Ground:
     workspace: Workspace
     scratch: Path  # for temporary files
     mark: str
+    programs: frozenset[str] = frozenset()  # the names of those that nobody else loads
 
     @contextlib.contextmanager
     def started(
-        self, *command: str | Path, under: Iterable[str | Path] = (), cwd: Path = PROJECT
+        self, *command: str, wrap: Wrap = lambda argv: argv, cwd: Path = PROJECT
     ) -> Iterator[Subject]:
-        """A command here; what is left of it at the end of the block is killed."""
-        argv = [*under, *self.bench.enter, f"--wd={cwd}", *command]
+        """A command here; what is left of it at the end of the block is killed.
+
+        `wrap` may have another command start it, from outside.
+        """
+        argv = wrap([*map(str, self.bench.enter), f"--wd={cwd}", *command])
         environment = {
             "INVOKE_WORKSPACE": str(self.workspace.root),
             "TMPDIR": str(self.scratch),
@@ -156,18 +160,8 @@ def _attached(ground: Ground) -> Iterator[str]:
             yield f"{one.program} on {dev}, {one.mode}"
 
 
-def _loaded(_: Ground) -> Iterator[str]:
-    """XDP programs that are loaded and that no process has a descriptor of."""
-    loaded = {one for one in bpf.programs() if bpf.is_xdp(one)}
-    return (f"id {one}" for one in loaded - _held() if loaded)
-
-
-def _held() -> set[int]:
-    found: set[int] = set()
-    for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
-        with contextlib.suppress(OSError):
-            found.update(map(int, re.findall(r"^prog_id:\s*(\d+)$", info.read_text(), re.M)))
-    return found
+def _loaded(ground: Ground) -> Iterator[str]:
+    return (f"id {one}" for one in bpf.programs() if bpf.name_of(one) in ground.programs)
 
 
 def _named(_: Ground) -> Iterator[str]:
@@ -212,7 +206,7 @@ def _below(directory: Path) -> Iterator[str]:
 _LOOKS: Mapping[str, Callable[[Ground], Iterator[str]]] = {
     "a process": _running,
     "an XDP program on an interface": _attached,
-    "a loaded XDP program that nobody holds": _loaded,
+    "a loaded program": _loaded,
     "an interface": lambda ground: iter(ground.bench.interfaces()),
     "a named network namespace": _named,
     "a pin": _pinned,
@@ -234,8 +228,8 @@ def _parent(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def made(means: Means) -> Iterator[Ground]:
-    """A ground that goes with the block; raises NeedsRoot."""
+def made(means: Means, programs: frozenset[str] = frozenset()) -> Iterator[Ground]:
+    """A ground that goes with the block, for programs of these names; raises NeedsRoot."""
     if os.geteuid():
         raise NeedsRoot("invoke torture", "it looks into all that runs")
     with (
@@ -245,7 +239,7 @@ def made(means: Means) -> Iterator[Ground]:
         here = Path(directory)
         (here / "tmp").mkdir()
         bench.shell.run([*bench.enter, "mount", "-t", "tracefs", "tracefs", _TRACING], check=False)
-        yield Ground(bench, Workspace(here / "workspace"), here / "tmp", here.name)
+        yield Ground(bench, Workspace(here / "workspace"), here / "tmp", here.name, programs)
 
 
 def invoke(*words: str) -> list[str]:

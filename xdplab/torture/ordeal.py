@@ -23,6 +23,7 @@ class Try:
     kind: str  # "run on netns: SIGKILL to Python"
     moment: str = ""  # at which it was disturbed
     finding: Finding | None = None
+    times: int = 1  # that it was disturbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Tally:
     promise: int
     skipped: Mapping[str, str]
     tries: int = 0
+    times: int = 0  # that something was disturbed
     seconds: float = 0.0
     kinds: dict[str, int] = field(default_factory=dict)
     moments: dict[str, int] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Tally:
     def take(self, tried: Try, seed: int, seconds: float) -> None:
         """Add a try."""
         self.tries += 1
+        self.times += tried.times
         self.seconds += seconds
         self.kinds[tried.kind] = self.kinds.get(tried.kind, 0) + 1
         if tried.moment:

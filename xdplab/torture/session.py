@@ -17,12 +17,15 @@ from xdplab.errors import Broken, CannotRun, NotANumber
 from xdplab.files import write_json
 from xdplab.options import choice, number, whole_number
 from xdplab.sources import Report
-from xdplab.torture import Name, exits
+from xdplab.torture import Name, exits, guest, halfway, together
 from xdplab.torture.ordeal import Ordeal, Record, Tally
 
 # each is there for a while, or raises CannotRun
 ORDEALS: dict[Name, Callable[[Means], AbstractContextManager[Ordeal]]] = {
     Name.EXIT: exits.opened,
+    Name.GUEST: guest.opened,
+    Name.HALFWAY: halfway.opened,
+    Name.TOGETHER: together.opened,
 }
 
 SCHEMA = 1  # of torture.json
@@ -74,8 +77,12 @@ def run(
                 record.ordeals.append(Tally(name, one.promise, one.skipped))
         began = time.monotonic()
         try:
+            known = 0
             for _ in _turns(ordeals, record, tries, tell):
                 record.seconds = round(time.monotonic() - began, 1)
+                if len(record.found) > known:
+                    known = len(record.found)
+                    write_json(directory / REPORT, to_json(record))
                 yield record
                 if record.seconds >= seconds:
                     return

@@ -13,7 +13,7 @@ from xdplab.torture.ordeal import Found, Record, Tally
 from xdplab.torture.session import to_json
 from xdplab.view.text import aligned
 
-_HEADS = ("ordeal", "promise", "tries", "kinds", "moments", "seconds", "found")
+_HEADS = ("ordeal", "promise", "tries", "disturbed", "kinds", "moments", "seconds", "found")
 _SAID = 15  # lines of what was printed last
 
 
@@ -40,7 +40,7 @@ def show(out: Console, record: Record) -> None:
 
 
 def _row(one: Tally) -> tuple[str, ...]:
-    counts = (one.promise or "", one.tries, len(one.kinds), len(one.moments))
+    counts = (one.promise or "", one.tries, one.times, len(one.kinds), len(one.moments))
     return (one.name, *map(str, counts), f"{one.seconds:.0f}", str(len(one.found)))
 
 

@@ -1,0 +1,70 @@
+"""Kills, full disks and two at once, by chance: the short form of `invoke torture`.
+
+Half of the tries are always the same, and half never are: a failure tells their seed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from conftest import Invoke
+
+from xdplab import trees
+from xdplab.bench.measure import Means
+from xdplab.process import Shell
+from xdplab.toolchain import Toolchain
+from xdplab.torture import Name, session
+from xdplab.torture.ground import PATIENCE, Ground, made
+from xdplab.workspace import Workspace
+
+pytestmark = [pytest.mark.tree, pytest.mark.root]
+
+TRIES = {Name.EXIT: 16, Name.HALFWAY: 8, Name.TOGETHER: 4}
+
+
+@pytest.fixture
+def means(lab: Invoke) -> Means:
+    workspace = Workspace(lab.workspace)
+    return Means(
+        workspace, Shell(), Toolchain.find, lambda: trees.find(workspace, None), lambda _: None
+    )
+
+
+@pytest.mark.parametrize("name", TRIES)
+def test_no_promise_is_broken(name: Name, means: Means) -> None:
+    with session.ORDEALS[name](means) as ordeal:
+        for first in (1, secrets.randbelow(10**6)):
+            for seed in range(first, first + TRIES[name] // 2):
+                tried = ordeal.once(Random(f"{name} {seed}"))  # noqa: S311
+                assert not tried.finding, f"invoke torture --only {name} --seed {seed}: {tried}"
+
+
+# ---- that the ground sees what is left: a check that can't fail is none
+
+
+@pytest.fixture
+def ground(means: Means, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    monkeypatch.setattr("xdplab.torture.ground.PATIENCE", 0.3)
+    with made(means) as place:
+        yield place
+
+
+LEAVES = {
+    "a process is left": "setsid sleep 1000 & exec true",
+    "an interface is left": "ip link add left0 type veth peer left1",
+    "a temporary file is left": "touch $TMPDIR/left",
+    "a file in the workspace is left": "mkdir $INVOKE_WORKSPACE; touch $INVOKE_WORKSPACE/.left",
+}
+
+
+@pytest.mark.parametrize(("what", "script"), LEAVES.items(), ids=LEAVES)
+def test_what_is_left_is_seen(ground: Ground, what: str, script: str) -> None:
+    before = ground.traces()
+    with ground.started("sh", "-c", script) as subject:
+        subject.running.wait(PATIENCE)
+        found = ground.compare(before, subject.last_words)
+    assert found, "nothing was found"
+    assert found.what == what
