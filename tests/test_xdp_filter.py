@@ -1,7 +1,7 @@
 """samples/xdp_filter by hand: its commands, its ends, and what it says no to.
 
 Each test has a network and a BPF file system of its own.  What the filter makes of a
-frame is test_differential.py's.
+frame is trust/test_frames.py's.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -60,8 +61,7 @@ class Rule:
         return f"{self.side} {self.network}"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):  # millions are made
     """What becomes of a packet, and the rule that it counts for, if any covers it."""
 
     action: Action
@@ -83,37 +83,35 @@ class Rules:
             if rule.side is not Side.SRC:
                 self._of_destination.add(rule)
 
-    def covering(self, source: Address | None, destination: Address | None) -> Rule | None:
+    def covering(self, source: bytes, destination: bytes) -> Rule | None:
         """The rule that a packet between two addresses counts for; None if none covers it.
 
         Of those that match the source the longest prefix, or else of those that match
-        the destination.
+        the destination.  Addresses are as they are in packets; one may be empty: there is none.
         """
-        found = self._of_source.longest(source)
-        return found if found is not None else self._of_destination.longest(destination)
+        return self._of_source.longest(source) or self._of_destination.longest(destination)
 
 
 class _Prefixes:
     """Rules by the leading bits of their addresses, for each version of IP and length."""
 
     def __init__(self) -> None:
-        self._rules: dict[tuple[int, int], dict[int, Rule]] = {}
+        # by the size of an address, and by how many of its bits don't count: few first
+        self._rules: dict[int, dict[int, dict[int, Rule]]] = {}
 
     def add(self, rule: Rule) -> None:
         network = rule.network
-        bits = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
-        self._rules.setdefault((network.version, network.prefixlen), {})[bits] = rule
+        rest, size = network.max_prefixlen - network.prefixlen, network.max_prefixlen // 8
+        tables = self._rules.get(size, {})
+        tables.setdefault(rest, {})[int(network.network_address) >> rest] = rule
+        self._rules[size] = dict(sorted(tables.items()))
 
-    def longest(self, address: Address | None) -> Rule | None:
-        if address is None:
-            return None
-        version, bits, width = address.version, int(address), address.max_prefixlen
-        found = [
-            (length, rules[bits >> (width - length)])
-            for (of, length), rules in self._rules.items()
-            if of == version and bits >> (width - length) in rules
-        ]
-        return max(found, key=lambda one: one[0])[1] if found else None
+    def longest(self, address: bytes) -> Rule | None:
+        bits = int.from_bytes(address)
+        for rest, rules in self._rules.get(len(address), {}).items():
+            if found := rules.get(bits >> rest):
+                return found
+        return None
 
 
 def xdp_filter(frame: bytes, policy: Policy, rules: Rules) -> Verdict:
@@ -151,30 +149,30 @@ def _beyond_tags(frame: bytes) -> tuple[bytes, bytes]:
     return frame[at : at + 2], frame[at + 2 :]
 
 
-def _addresses(kind: bytes, packet: bytes) -> tuple[Address | None, Address | None]:
+def _addresses(kind: bytes, packet: bytes) -> tuple[bytes, bytes]:
     """Source and destination of a packet with a whole header that is what its type says.
 
     Of ARP the sender and the target, whose addresses they are that it speaks of.
     """
     if kind == _IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4 and packet[0] & 0xF >= 5:
-        return IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+        return packet[12:16], packet[16:20]
     if kind == _ARP and len(packet) >= 28 and packet[2:6] == _ARP_OF_IPV4:
-        return IPv4Address(packet[14:18]), IPv4Address(packet[24:28])
+        return packet[14:18], packet[24:28]
     if kind == _IPV6 and _is_ipv6(packet):
-        return IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
-    return None, None
+        return packet[8:24], packet[24:40]
+    return b"", b""
 
 
 def _is_ipv6(packet: bytes) -> bool:
     return len(packet) >= 40 and packet[0] >> 4 == 6
 
 
-def _target(discovery: bytes) -> tuple[Address | None, Address | None]:
+def _target(discovery: bytes) -> tuple[bytes, bytes]:
     """The neighbour that discovery speaks of: who is looked for, or says that it's there."""
     if len(discovery) >= 24 and discovery[0] in (_SOLICITATION, _ADVERTISEMENT):
-        target = IPv6Address(discovery[8:24])
-        return (None, target) if discovery[0] == _SOLICITATION else (target, None)
-    return None, None
+        target = discovery[8:24]
+        return (b"", target) if discovery[0] == _SOLICITATION else (target, b"")
+    return b"", b""
 
 
 def _discovery(packet: bytes) -> bytes:

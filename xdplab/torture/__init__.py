@@ -10,3 +10,4 @@ class Name(StrEnum):
     GUEST = "guest"
     HALFWAY = "halfway"
     TOGETHER = "together"
+    FRAMES = "frames"

@@ -17,7 +17,7 @@ from xdplab.errors import Broken, CannotRun, NotANumber
 from xdplab.files import write_json
 from xdplab.options import choice, number, whole_number
 from xdplab.sources import Report
-from xdplab.torture import Name, exits, guest, halfway, together
+from xdplab.torture import Name, exits, frames, guest, halfway, together
 from xdplab.torture.ordeal import Ordeal, Record, Tally
 
 # each is there for a while, or raises CannotRun
@@ -26,6 +26,7 @@ ORDEALS: dict[Name, Callable[[Means], AbstractContextManager[Ordeal]]] = {
     Name.GUEST: guest.opened,
     Name.HALFWAY: halfway.opened,
     Name.TOGETHER: together.opened,
+    Name.FRAMES: frames.opened,
 }
 
 SCHEMA = 1  # of torture.json

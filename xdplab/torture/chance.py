@@ -33,17 +33,42 @@ _IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
 _EXTENSIONS, _OTHERS = (0, 43, 44, 51, 60), (50, 135, 139)  # what a filter looks behind, or not
 _FRAGMENT, _AUTHENTICATION = 44, 51
 
+_CHANGES = 15  # frames that are made of one
+_HEADERS = 12 + 2 + 40 + 24  # where they end, but for tags and extensions
+_PLACES = (22, 26, 28, 30, 34, 38, 42, 62)  # of addresses, without a tag and with one
+
 
 def frames(random: Random) -> Iterator[bytes]:
-    """Frames without end."""
+    """Frames without end: each that is made is followed by some that it was changed into.
+
+    A change takes a tenth of what a new one does.
+    """
     while True:
-        yield frame(random)
+        made = frame(random)
+        yield made
+        for _ in range(_CHANGES):
+            yield changed(random, made)
 
 
 def frame(random: Random) -> bytes:
     """An Ethernet frame, whole or spoilt."""
     whole = bytes(12) + _tags(random) + random.choice(_PAYLOADS)(random)
     return random.choice(_FATES)(random, whole)[:MOST].ljust(LEAST, b"\0")
+
+
+def changed(random: Random, frame: bytes) -> bytes:
+    """A frame with one thing in it changed: a bit or a byte of its headers, an address, its end."""
+    what, where = random.random(), random.random()
+    if what < 0.6:
+        at = int(where * (min(len(frame), _HEADERS) - 12)) + 12
+        byte = frame[at] ^ 1 << random.getrandbits(3) if what < 0.4 else random.getrandbits(8)
+        return b"%b%c%b" % (frame[:at], byte, frame[at + 1 :])
+    if what < 0.8:
+        at = _PLACES[int(where * len(_PLACES))]
+        known = KNOWN6 if frame[12:14] == _IPV6 else KNOWN4
+        address = known[int(random.random() * len(known))]
+        return frame[:at] + address + frame[at + len(address) :]
+    return frame[: max(LEAST, int(where * len(frame)) + 1)]
 
 
 def rules(random: Random, most: int) -> list[Rule]:
