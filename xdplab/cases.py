@@ -78,7 +78,7 @@ class Cases:
         """
         try:
             read = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # no TOML, a number of 5,000 digits, brackets
             raise BadCases(file, "", f"it is no TOML: {error}") from None
         rows, counts = read.pop("case", None), read.pop("counts", [])
         if read:

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-_ROUND = re.compile(r"\d{1,10}")
-_CPU = re.compile(r"cpu (\d{1,5}), value = (\d{1,20})")
+_ROUND = re.compile(r"\d{1,10}", re.ASCII)
+_CPU = re.compile(r"cpu (\d{1,5}), value = (\d{1,20})", re.ASCII)
 _LARGEST = 2**64 - 1  # the map's values are u64
+_WIDTHS = (32, 64)  # bits of a counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,15 @@ def busiest(counts: Mapping[int, int], most: int) -> list[int]:
 
 
 def _increase(before: int, now: int) -> int:
-    """What was counted meanwhile; a count that went down was begun anew, from 0."""
-    return now - before if now >= before else now
+    """What was counted meanwhile.
+
+    A count that went down has wrapped if it was in the upper half of 32 or of 64 bits; else it
+    was begun anew, from 0.
+    """
+    if now >= before:
+        return now - before
+    bits = before.bit_length()
+    return now + 2**bits - before if bits in _WIDTHS else now
 
 
 def _plausible(found: re.Match[str], per_cpu: dict[int, int]) -> bool:

@@ -14,6 +14,9 @@ from xdplab.errors import NotReadings
 
 SCHEMA = 1
 _CPU = "cpu_"  # and the CPU's number: a column's name
+# what reading a line that is none ends in; the last by brackets in brackets
+_NO_READING = (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error,
+               RecursionError)  # fmt: skip
 _LATEST = 1e11  # seconds since the epoch: some thousand years from now
 
 
@@ -80,7 +83,7 @@ def load(path: Path) -> list[Reading]:
     try:
         for row in rows:
             readings.append(Reading.after(readings[-1] if readings else None, *parse(row)))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error):
+    except _NO_READING:
         number = len(readings) + (1 if is_json else 2)
         if number < len(lines) or text.endswith("\n"):
             raise NotReadings(path, f"line {number} is no reading") from None

@@ -114,7 +114,7 @@ def read(given: str | None, mode: str) -> Given:
     if given is None:
         return NOTHING
     if given == "-":
-        return Given("standard input", side, _decoded(sys.stdin.buffer.read()))
+        return Given("standard input", side, decoded(sys.stdin.buffer.read()))
     words = given.split(",")
     found = faults(words, side, "")
     if not found:
@@ -122,10 +122,10 @@ def read(given: str | None, mode: str) -> Given:
     path = Path(given)
     if not path.is_file():
         raise BadRules("", found)
-    return Given(given, side, _decoded(path.read_bytes()))
+    return Given(given, side, decoded(path.read_bytes()))
 
 
-def _decoded(text: bytes) -> str:
+def decoded(text: bytes) -> str:
     """A file, which may be Windows', with a byte order mark and CRLF."""
     return text.decode("utf-8-sig", errors="backslashreplace").replace("\r\n", "\n")
 

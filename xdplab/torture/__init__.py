@@ -11,3 +11,4 @@ class Name(StrEnum):
     HALFWAY = "halfway"
     TOGETHER = "together"
     FRAMES = "frames"
+    PARSER = "parser"
