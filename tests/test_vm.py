@@ -18,7 +18,7 @@ from conftest import PATIENCE, Invoke
 
 from xdplab import cases
 from xdplab.boot import Kernel, initramfs, qemu
-from xdplab.boot.guest import Tail, booted, splats
+from xdplab.boot.guest import booted, splats
 from xdplab.boot.initramfs import Entry, cpio
 from xdplab.build import Build
 from xdplab.errors import (
@@ -31,6 +31,7 @@ from xdplab.errors import (
     NotAChoice,
     QemuTooOld,
 )
+from xdplab.logs import Tail
 from xdplab.netlink import Attached, of_ip_link
 from xdplab.process import Line, Shell
 from xdplab.runner import Job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 from xdplab.counters import Reading
 from xdplab.errors import NotReadings
+from xdplab.files import write_whole
 
 SCHEMA = 1
+MOST = 10_000  # readings that a run keeps
 _CPU = "cpu_"  # and the CPU's number: a column's name
 # what reading a line that is none ends in; the last by brackets in brackets
 _NO_READING = (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error,
@@ -53,12 +56,27 @@ def _row(cells: list[Any]) -> str:
     return line.getvalue()
 
 
-def keeper(path: Path) -> Callable[[Reading], None]:
-    """What adds readings to a file, a line each."""
+def keeper(path: Path, most: int = MOST) -> Callable[[Reading], None]:
+    """What adds readings to a file, a line each, and of a long run ever fewer.
+
+    When there are `most`, an even number, every second one is left out, and from then on each
+    second of those that come: the file spans the whole run, and is never longer.
+    """
+    came, every, kept = 0, 1, 0
 
     def keep(reading: Reading) -> None:
+        nonlocal came, every, kept
+        came += 1
+        if (came - 1) % every:
+            return
+        if kept == most:
+            with path.open("rb") as file:
+                left = list(itertools.islice(file, 0, None, 2))
+            write_whole(path, b"".join(left))
+            every, kept = every * 2, len(left)
         with path.open("a") as file:
             file.write(to_json(reading) + "\n")
+        kept += 1
 
     return keep
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xdplab import damage, editor, footprint, netlink, patching, testbed, tracing
-from xdplab.boot.guest import LOGGED, READ_LOG, Tail, in_guest
+from xdplab.boot.guest import LOGGED, READ_LOG, in_guest
 from xdplab.errors import (
     LogsNothing,
     NoSuchInterface,
@@ -24,6 +24,7 @@ from xdplab.errors import (
     StillAttached,
 )
 from xdplab.files import locked
+from xdplab.logs import Tail
 from xdplab.netlink import IP_LINK_WORDS, Attached
 from xdplab.packets import Pinged
 from xdplab.process import Shell

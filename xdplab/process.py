@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from xdplab.errors import CommandFailed, MissingTools, NeedsRoot
+from xdplab.logs import LogFile
 
 Argv = Sequence[str | Path]
 Stream = Literal["out", "err", "log"]  # the last: what a BPF program of the command's logs
@@ -95,7 +96,7 @@ class Running:
             self._listen(log)
 
     def _listen(self, log: Path | None) -> None:
-        self._log: IO[str] | None = log.open("a", errors="backslashreplace") if log else None
+        self._log = LogFile(log) if log else None
         self._writing = threading.Lock()
         self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._open_streams = 2
@@ -108,8 +109,7 @@ class Running:
             text = raw.decode(errors="backslashreplace").rstrip("\n")
             with self._writing:
                 if self._log:
-                    self._log.write(text + "\n")
-                    self._log.flush()
+                    self._log.write(text)
                 self._lines.put(Line(stream, text))
         with self._writing:
             self._open_streams -= 1

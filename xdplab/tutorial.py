@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xdplab import lifecycle, making, patching, runner
+from xdplab import lifecycle, logs, making, patching, runner
 from xdplab.boot import qemu
 from xdplab.build import Build
 from xdplab.counters import Reading, readings
@@ -275,7 +275,7 @@ class Session:
         record = self.record()
         if not record or not record.log.exists():
             return None
-        lines = record.log.read_text(errors="replace").splitlines()
+        lines = logs.read(record.log).splitlines()
         found = [item for item in readings(lines) if isinstance(item, Reading)]
         return found[-1] if found else None
 

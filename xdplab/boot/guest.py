@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from xdplab.boot import qemu
 from xdplab.boot.qemu import Engine
@@ -26,6 +25,7 @@ from xdplab.errors import (
     NoBoot,
 )
 from xdplab.files import require_space
+from xdplab.logs import LogFile, Tail
 from xdplab.process import Line, Running, Shell, Stream
 
 _BOOT_PATIENCE = {qemu.KVM.name: 10.0, qemu.TCG.name: 120.0}  # seconds
@@ -167,9 +167,8 @@ class Guest:
         """Start the sample's program in its directory."""
         command = shlex.join(argv)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            file.write(f"$ {in_guest(command)}\n")
-        process = GuestProcess(self, log)
+        process = GuestProcess(self, LogFile(log))
+        process.log.write(f"$ {in_guest(command)}")
         self.tell(f"start {command}")
         return process
 
@@ -188,9 +187,9 @@ class Guest:
 class GuestProcess:
     """The sample's program in the guest, as process.Running is one on this machine."""
 
-    def __init__(self, guest: Guest, log: Path) -> None:
+    def __init__(self, guest: Guest, log: LogFile) -> None:
         self._guest = guest
-        self._log = log
+        self.log = log
         self._tails: dict[Stream, Tail] = {
             "out": Tail(guest.directory / qemu.OUTPUT),
             "err": Tail(guest.directory / qemu.ERRORS),
@@ -221,11 +220,8 @@ class GuestProcess:
 
     def _new_lines(self, *, last: bool) -> Iterator[Line]:
         for stream, tail in self._tails.items():
-            texts = tail.lines(last=last)
-            if texts:
-                with self._log.open("a") as log:
-                    log.writelines(f"{text}\n" for text in texts)
-            for text in texts:
+            for text in tail.lines(last=last):
+                self.log.write(text)
                 logged = text.startswith(LOGGED)
                 yield Line("log", text.removeprefix(LOGGED)) if logged else Line(stream, text)
 
@@ -245,22 +241,6 @@ class GuestProcess:
         self._guest.stop(signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
             self.wait(_PATIENCE)
-
-
-class Tail:
-    """A file that somebody else writes to, line by line as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("rb")
-        self._rest = b""
-
-    def lines(self, *, last: bool) -> list[str]:
-        """The lines since the last time; with `last` also one without its newline."""
-        *whole, self._rest = (self._rest + self._file.read()).split(b"\n")
-        if last and self._rest:
-            whole.append(self._rest)
-            self._rest = b""
-        return [raw.decode(errors="backslashreplace") for raw in whole]
 
 
 @contextlib.contextmanager

@@ -12,3 +12,4 @@ class Name(StrEnum):
     TOGETHER = "together"
     FRAMES = "frames"
     PARSER = "parser"
+    ENDURANCE = "endurance"

@@ -17,7 +17,7 @@ from xdplab.errors import Broken, CannotRun, NotANumber
 from xdplab.files import write_json
 from xdplab.options import choice, number, whole_number
 from xdplab.sources import Report
-from xdplab.torture import Name, exits, frames, guest, halfway, parsers, together
+from xdplab.torture import Name, endurance, exits, frames, guest, halfway, parsers, together
 from xdplab.torture.ordeal import Ordeal, Record, Tally
 
 # each is there for a while, or raises CannotRun
@@ -28,6 +28,7 @@ ORDEALS: dict[Name, Callable[[Means], AbstractContextManager[Ordeal]]] = {
     Name.TOGETHER: together.opened,
     Name.FRAMES: frames.opened,
     Name.PARSER: parsers.opened,
+    Name.ENDURANCE: endurance.opened,
 }
 
 SCHEMA = 1  # of torture.json
