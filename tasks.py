@@ -32,6 +32,8 @@ COMPILERS = {"gcc": "the compiler of the user half", "clang": "the compiler of t
 MEND = {"mend": "set right what can be of a damaged tree, until invoke patch --revert"}
 WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace;"
          " vm: a virtual machine"}  # fmt: skip
+YES = {"yes": "also natively where an ssh session or the default route comes through"}
+FORCE = {"force": "also if it cuts an ssh session or the default gateway"}
 BOOT = {"boot": "what the vm boots: 6.1, 6.1-cloud, 6.12.117, a release, the path of an image;"
         " else the tree's own kernel, or one of its series"}  # fmt: skip
 LANG = {"lang": "en or fr; else the locale's"}
@@ -319,6 +321,8 @@ def kernel(
     **SAMPLE,
     **WHERE,
     **BOOT,
+    **YES,
+    **FORCE,
     ip="the IPv4 address whose packets are dropped",
     dev="the interface",
     mode="auto (native where it can be had, else skb), native, skb or hw",
@@ -348,14 +352,16 @@ def run(
     csv: bool = False,
     prometheus: str | None = None,
     trace: bool = False,
+    yes: bool = False,
+    force: bool = False,
     kernel: str | None = None,
     tree: str | None = None,
     sample: str = TUTORIAL,
 ) -> None:
     """Step 8, 12 and 13: run the filter, and watch its counters, and log, until Ctrl-C."""
-    from xdplab import exporting, lifecycle, runner, tracing
+    from xdplab import exporting, lifecycle, lockout, runner, tracing
 
-    job = runner.Job(
+    asked = runner.Job(
         lab.ip if ip is None else ip,
         dev,
         mode,
@@ -363,6 +369,7 @@ def run(
         whole_number("--rounds", rounds),
     )
     seconds = None if duration is None else number("--duration", duration)
+    job = lockout.limited(asked, seconds)
     form = one_of(plain=plain, raw=raw, json=json, csv=csv)
     exporter = exporting.target(prometheus)
     build, record = lab.built(sample, kernel, tree, ip), lab.workspace.new_run()
@@ -370,6 +377,10 @@ def run(
         lifecycle.require_log(build.facts, lab.workspace)
         lab.view.say(tracing.COST)
     bed = lab.bed(on, build, job, record, boot)
+    if on == "host":
+        consent = lockout.Consent(yes or lab.shell.dry, force, "--duration 60", bool(duration))
+        dropped = job.ip if build.takes("i") else None
+        lockout.require([dev], mode, consent, lab.view.say, lab.view.confirm, ip=dropped)
     if lab.shell.dry:
         bed.show(build, job.options(build), lab.shell)
         return
@@ -685,11 +696,11 @@ RULES = (
     "addresses and prefixes with commas between; a file of them, one a line; - for standard input"
 )
 RULE_MODE = {"mode": "the side of a packet that rules are for: src, dst, or src,dst for either"}
-FORCE = {"force": "also if it cuts an ssh session or the default gateway"}
 
 
 @step(
     **TREE,
+    **YES,
     **FORCE,
     dev="the interface, or several with commas between",
     policy="allow: drop what a rule covers; deny: drop all else",
@@ -712,12 +723,13 @@ def filter_load(
     for_: str | None = None,
     interval: str = "2",
     json: bool = False,
+    yes: bool = False,
     force: bool = False,
     kernel: str | None = None,
     tree: str | None = None,
 ) -> None:
     """Load the packet filter of samples/xdp_filter, and watch its counters until Ctrl-C."""
-    from xdplab import filtering, lifelines, testbed
+    from xdplab import filtering, lifelines, lockout, testbed
     from xdplab import rules as ruling
 
     given = ruling.read(rules, "src")
@@ -728,6 +740,8 @@ def filter_load(
     seconds = filtering.pause(interval)
     with testbed.named("host", lab.workspace).open(lab.shell, packets=False) as bench:
         filtering.check(wanted, new, lines, bench, force=force, tell=lab.view.say)
+    consent = lockout.Consent(yes or lab.shell.dry, force, "--for 60s", bool(for_))
+    lockout.require(wanted.devs, mode, consent, lab.view.say, lab.view.confirm)
     if lab.shell.dry:
         filtering.show(build, wanted, lab.shell)
         return

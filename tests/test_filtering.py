@@ -34,6 +34,7 @@ PLACE = """
     mount -t bpf bpf /sys/fs/bpf
     echo; exec sleep infinity
 """
+YES = ("--yes",)  # v0 has the default route: what that means is tests/trust/test_lockout.py's
 SSH = {"SSH_CONNECTION": "203.0.113.5 4000 192.0.2.2 22"}
 SEND = """
 import socket, sys
@@ -57,7 +58,8 @@ class Room:
         return ("nsenter", f"--target={self.process}", "--net", "--mount", place)
 
     def __call__(self, *arguments: str | Path, **how: Any) -> Outcome:
-        return self.invoke(*arguments, **{"under": self.under, **how})
+        agreed = YES if "filter.load" in arguments else ()
+        return self.invoke(*arguments, *agreed, **{"under": self.under, **how})
 
     def done(self, *arguments: str | Path, **how: Any) -> str:
         outcome = self(*arguments, **how)
@@ -205,7 +207,7 @@ def test_a_filter_that_stays_is_changed_watched_and_ended(room: Room, tmp_path: 
 
 
 def test_a_filter_in_the_foreground_ends_with_its_command(room: Room) -> None:
-    load = ("filter.load", "v0", "--interval=0.1", "--rules=10.0.0.0/8", "--json")
+    load = ("filter.load", "v0", *YES, "--interval=0.1", "--rules=10.0.0.0/8", "--json")
     with room.invoke.start(*load, under=room.under) as run:
         run.wait_for('"rules": 1')
         room.send("10.1.2.3")

@@ -652,6 +652,17 @@ class LockedOut(InputError):
         super().__init__(f"this would cut {'; '.join(cut)}", "\n".join(cures))
 
 
+class MayLockOut(InputError):
+    """A native program is to go where this machine is reached by, and nobody has agreed."""
+
+    def __init__(self, risk: str, limit: str) -> None:
+        super().__init__(
+            f"{risk}, and a native program may take its link down",
+            f"if that may be: --yes; it ends by itself with {limit}; --mode skb leaves the driver"
+            " alone; --on netns and --on vm are nobody's way in",
+        )
+
+
 class NotReadings(InputError):
     """A file that should hold a run's readings doesn't."""
 

@@ -76,6 +76,15 @@ class View:
         """A sentence beside the result."""
         print(text, file=sys.stderr)
 
+    def confirm(self, question: str) -> bool:
+        """Whether somebody at the terminal says yes; no, where nobody can."""
+        if not sys.stdin.isatty():
+            return False
+        try:
+            return self.err.input(f"{question} (y/N) ").strip().lower() in ("y", "yes")
+        except EOFError:
+            return False
+
     def answer(self, text: str) -> None:
         """A line of the result."""
         with as_long_as_read():
