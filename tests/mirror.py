@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -33,8 +34,8 @@ class Mirror:
     url: str
     home: Path  # gpg's
 
-    def add(self, suite: str, *debs: Path, key: str = "archive") -> None:
-        """Make a suite of packages, signed."""
+    def add(self, suite: str, *debs: Path, key: str = "archive", age: float = 0) -> None:
+        """Make a suite of packages, signed; `age`: so many seconds ago."""
         arch = subprocess.run(
             ["dpkg", "--print-architecture"], capture_output=True, text=True, check=True
         ).stdout.strip()
@@ -47,7 +48,7 @@ class Mirror:
         release = directory / "Release"
         release.write_text(
             f"Origin: Test\nSuite: {suite}\nCodename: {suite}\nArchitectures: {arch}\n"
-            f"Components: main\nDate: {formatdate(usegmt=True)}\n"
+            f"Components: main\nDate: {formatdate(time.time() - age, usegmt=True)}\n"
             f"SHA256:\n {digest} {len(text)} {index}\n"
         )
         gpg(self.home, "--local-user", key, "--output", str(directory / "InRelease"),

@@ -467,7 +467,7 @@ def test_a_list_of_other_files_checks_nothing(tarball: Path, get: Get) -> None:
 
 
 def test_a_tarball_alone_is_said_to_be_unchecked(tarball: Path, get: Get) -> None:
-    assert get(tarball).told == [f"{NAME}: no checksum and no signature is beside it"]
+    assert get(tarball).told == [f"{NAME}: not checked: no checksum and no signature is beside it"]
 
 
 def test_a_download_that_is_not_what_was_published(

@@ -937,12 +937,22 @@ class Unreachable(CannotRun):
 
 
 class BadDownload(CannotRun):
-    """What a server sent is no tarball, or not the one that was published."""
+    """What a server sent isn't what was published, or no tarball at all."""
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(
             f"what came from {url} can't be used: {why}",
             "it was removed: the same command fetches it anew; --remote names another place",
+        )
+
+
+class AlteredKernel(CannotRun):
+    """Somebody, or a disk, has changed a kernel since it was built here."""
+
+    def __init__(self, directory: Path, changed: Iterable[str]) -> None:
+        super().__init__(
+            f"the kernel in {directory} isn't what was built: changed is {', '.join(changed)}",
+            "invoke kernel puts it there anew; if nobody of yours has done that, find out who has",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -75,6 +76,12 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:  # no JSON, or not even text
         raise Wrecked(path) from error
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 Stamp = list[int]  # a file's size, when it was written, and when it was changed in any way

@@ -345,6 +345,7 @@ def _keep(
         "tree": str(tree.path),
         "version": str(tree.version),
         "origin": tree.origin,
+        "checked": tree.checked,
         "dialect": asdict(Dialect.of(tree)),
         "patches": [change.why for change in patching.recorded(tree)],
         "mended": damage.mended(tree),

@@ -134,10 +134,10 @@ def _fetch_from(
         partial.parent.mkdir(parents=True, exist_ok=True)
     with locked(workspace.root / "locks" / wanted.name / "lock", dry=shell.dry):
         if not whole.exists():
-            _bring(wanted, partial, workspace, shell, report, tell)
+            checked = _bring(wanted, partial, workspace, shell, report, tell)
             if shell.dry:
                 return None
-            _keep(wanted, partial, whole)
+            _keep(wanted, partial, whole, checked)
             tell(f"fetched Linux {Tree.at(whole).version} from {wanted.source} into {whole}")
     tree = Tree.at(whole)
     _require(wanted, tree)
@@ -146,23 +146,21 @@ def _fetch_from(
 
 def _bring(
     wanted: Wanted, partial: Path, workspace: Workspace, shell: Shell, report: Report, tell: Tell
-) -> None:
+) -> str:
+    """Fetch it; gives what was checked of it."""
     remote, version = wanted.remote, wanted.version
-    if version is None:  # the tarball decides
-        tarball.fetch(str(remote), partial, workspace.downloads, shell, report, tell)
-    elif wanted.source is Source.TARBALL:
-        place = remote or tarball.default_url(version)
-        tarball.fetch(place, partial, workspace.downloads, shell, report, tell)
-    elif wanted.source is Source.GIT:
+    if version is None or wanted.source is Source.TARBALL:  # without one the tarball decides
+        place = (remote or tarball.default_url(version)) if version else str(remote)
+        return tarball.fetch(place, partial, workspace.downloads, shell, report, tell)
+    if wanted.source is Source.GIT:
         place = remote or git.default_remote(version)
         store = workspace.repositories / git.label(place)
-        git.fetch(version, place, partial, store, shell, report, tell)
-    else:
-        downloads, indexes = workspace.downloads, workspace.indexes
-        distro.fetch(version, partial, downloads, indexes, shell, report, tell)
+        return git.fetch(version, place, partial, store, shell, report, tell)
+    downloads, indexes = workspace.downloads, workspace.indexes
+    return distro.fetch(version, partial, downloads, indexes, shell, report, tell)
 
 
-def _keep(wanted: Wanted, partial: Path, whole: Path) -> None:
+def _keep(wanted: Wanted, partial: Path, whole: Path, checked: str) -> None:
     """Give the tree its name, if it is one, and the one that was asked for."""
     try:
         found = Tree.at(partial)
@@ -172,7 +170,7 @@ def _keep(wanted: Wanted, partial: Path, whole: Path) -> None:
         if isinstance(error, NotAKernelTree):
             raise NoKernelInIt(_source(wanted), error.missing) from error
         raise
-    found.remember(origin=Origin(wanted.source))
+    found.remember(origin=Origin(wanted.source), checked=checked)
     partial.rename(whole)
     if wanted.source is Source.GIT:
         git.moved(whole)

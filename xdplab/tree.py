@@ -136,9 +136,17 @@ class Tree:
 
     def forget(self) -> None:
         """Forget all but where it came from: it is as it was found."""
+        checked = self.checked
         shutil.rmtree(self.path / STATE)
         if self.origin is not Origin.EXISTING:
-            self.remember()
+            self.remember(checked=checked)
+
+    @property
+    def checked(self) -> str:
+        """What was checked of it when it was fetched, and what couldn't be."""
+        if self.origin is Origin.EXISTING:
+            return "not checked: it is your own"
+        return str(self.recall("checked") or "not checked: nothing is on record")
 
     def placed(self) -> dict[str, str]:
         """The copies of the pair that are in samples/bpf, and the SHA-256 of each."""

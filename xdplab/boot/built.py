@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from xdplab import damage, footprint, kbuild, patching
-from xdplab.boot import Kernel, Source, config, version_of
+from xdplab.boot import Kernel, Source, config, require_unaltered, version_of
 from xdplab.errors import CannotBoot, NotAConfig
 from xdplab.files import locked, require_space, write_whole
 from xdplab.process import Finished, Line, OnLine, Shell
@@ -82,8 +82,12 @@ class Built:
 
 
 def of(tree_key: str, workspace: Workspace) -> Kernel | None:
-    """The kernel that was last built from the tree of that key, if there is one."""
-    return Kernel.load(_kept(tree_key, workspace))
+    """The kernel that was last built from the tree of that key, if there is one.
+
+    Raises AlteredKernel if it isn't what was built.
+    """
+    kernel = Kernel.load(_kept(tree_key, workspace))
+    return require_unaltered(kernel) if kernel else None
 
 
 def build(

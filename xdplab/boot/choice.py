@@ -10,12 +10,14 @@ from pathlib import Path
 from xdplab.boot import (
     Kernel,
     Source,
+    altered,
     beside,
     config,
     image,
     kept,
     packaged,
     recorded,
+    require_unaltered,
     version_of,
 )
 from xdplab.errors import NotAnImage, NotAVersion, NotToBeHad
@@ -39,7 +41,7 @@ def find(
     `invoke kernel` built from a tree of that version; or the path of a bzImage, a
     vmlinux, or a directory with one.  Gives none in a dry run that would fetch
     one.  `tell` hears what was done.  Raises NotAVersion, NotAnImage, WithoutBpf,
-    NotToBeHad, and what packaged.obtain raises.
+    NotToBeHad, and what packaged.obtain and of_trees raise.
     """
     kernel = _find(spec, workspace, shell, report, tell)
     if kernel:
@@ -67,7 +69,10 @@ def _find(
 
 
 def of_trees(version: KernelVersion, workspace: Workspace) -> Kernel:
-    """The newest of that version that was built from a tree; raises NotToBeHad."""
+    """The newest of that version that was built from a tree.
+
+    Raises NotToBeHad, and AlteredKernel if it isn't what was built.
+    """
     here = [kernel for kernel in kept(workspace.kernels) if kernel.source is Source.TREE]
     built = {kernel.version: kernel for kernel in here if kernel.version}
     fit = [one for one in built if version.covers(one)]
@@ -75,13 +80,13 @@ def of_trees(version: KernelVersion, workspace: Workspace) -> Kernel:
         cure = f"invoke kernel --kernel {version.tag} builds it, once invoke setup has the tree"
         offered = [f"{one.tag}{_TREE}" for one in sorted(built)]
         raise NotToBeHad(f"{version.tag}{_TREE}", "the workspace", offered, cure)
-    return built[max(fit)]
+    return require_unaltered(built[max(fit)])
 
 
 def of_file(path: Path, workspace: Workspace, shell: Shell, tell: Tell) -> Kernel:
     """The kernel in a file, or in a directory, of the user's.
 
-    What is unpacked of it is kept in the workspace until the file is another.
+    What is unpacked of it is kept in the workspace until either is another.
     Raises NotAnImage, NoSpace, Held.
     """
     file = _file(path)
@@ -120,7 +125,7 @@ def _identity(file: Path) -> dict[str, object]:
 def _remembered(file: Path, directory: Path) -> Kernel | None:
     facts = recorded(directory)
     same = facts and _identity(file).items() <= facts.items()
-    return Kernel.load(directory) if same else None
+    return Kernel.load(directory) if same and not altered(directory) else None
 
 
 def _read(file: Path, directory: Path, tell: Tell, *, dry: bool) -> Kernel:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xdplab.boot import Kernel, Source, beside, image, kept, modules
+from xdplab.boot import Kernel, Source, altered, beside, image, kept, modules
 from xdplab.errors import NotToBeHad
 from xdplab.files import locked, require_space, write_whole
 from xdplab.process import Shell
@@ -53,20 +53,26 @@ def obtain(
 ) -> Kernel | None:
     """The distribution's kernel: the one that is kept here, or else the newest on offer.
 
-    Nobody is asked where one that fits is kept.  Gives none in a dry run that
-    would fetch one.  `tell` hears of suites that could not be had.  Raises
+    Nobody is asked where one that fits is kept, and is as it was.  Gives none in a dry run
+    that would fetch one.  `tell` hears of what was altered, of what was checked, and of
+    suites that could not be had.  Raises
     NotToBeHad with the nearest on offer, Unreachable, NoSpace, Held, and
     MissingTools without apt.
     """
     kernel = _kept(wanted, workspace)
-    if kernel:
+    changed = altered(kernel.image.parent) if kernel else []
+    if kernel and not changed:
         return kernel
+    if kernel:
+        tell(f"{kernel.image.parent} isn't what was fetched, and comes anew: {', '.join(changed)}")
     if shell.dry:
         shell.echo(f"apt-get download linux-image-{wanted}")
         return None
     with locked(workspace.kernels / "lock"):
-        # another process may have fetched it meanwhile
-        return _kept(wanted, workspace) or _fetch(wanted, workspace, shell, report, tell)
+        kernel = _kept(wanted, workspace)  # another process may have fetched it meanwhile
+        if kernel and not altered(kernel.image.parent):
+            return kernel
+        return _fetch(wanted, workspace, shell, report, tell)
 
 
 def _kept(wanted: Wanted, workspace: Workspace) -> Kernel | None:
@@ -91,7 +97,9 @@ def _fetch(
         package, to = Path(scratch, "package"), Path(scratch, "kept")
         _unpack(parts, apt, package, shell, report)
         report(f"keeping what is needed of {chosen.release}")
-        _keep(chosen, package, to)
+        checked = apt.checked(chosen.offer)
+        tell(checked)
+        _keep(chosen, package, to, checked)
         shutil.rmtree(whole, ignore_errors=True)
         to.rename(whole)
     kernel = Kernel.load(whole)
@@ -139,7 +147,7 @@ def _unpack(parts: Parts, apt: Apt, scratch: Path, shell: Shell, report: Report)
         package.unlink()
 
 
-def _keep(chosen: distro.ImagePackage, package: Path, to: Path) -> None:
+def _keep(chosen: distro.ImagePackage, package: Path, to: Path, checked: str) -> None:
     """Keep of what was unpacked the image, the configuration, and modules for our hardware."""
     release, offer = chosen.release, chosen.offer
     files = [*package.glob(f"boot/vmlinuz-{release}"), *package.glob("**/lib/modules/*/vmlinuz")]
@@ -155,4 +163,5 @@ def _keep(chosen: distro.ImagePackage, package: Path, to: Path) -> None:
     if directory:
         modules.copy(directory, to / "modules", _DRIVERS, release)
         kernel = replace(kernel, modules=to / "modules")
-    kernel.keep(to, package=offer.package, package_version=offer.version, suite=offer.suite)
+    named = {"package": offer.package, "package_version": offer.version, "suite": offer.suite}
+    kernel.keep(to, **named, checked=checked)

@@ -1,8 +1,9 @@
 """A tree out of the distribution's linux-source package, through apt.
 
 apt is asked in a directory of our own, so that no root is needed and the
-machine's own apt configuration isn't touched; the mirror is the machine's, and
-apt checks the signatures as ever.
+machine's own apt configuration isn't touched; the mirror is the machine's.  apt
+checks the signature of each suite's list, by that the lists of packages, and by
+those the packages: also on a machine that was told not to.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xdplab.errors import CommandFailed, MissingTools, NotAVersion, NotToBeHad, Unreachable
-from xdplab.files import locked, require_space, write_whole
+from xdplab.files import locked, require_space, sha256, write_whole
 from xdplab.process import Shell
 from xdplab.sources import Report, Tell
 from xdplab.sources.tarball import unpack
@@ -47,6 +48,7 @@ RELEASES: Mapping[str, Mapping[str, Sequence[str]]] = {
 _ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable", "devel")
 
 _KEYRINGS = Path("/usr/share/keyrings")
+_ENV = {"LC_ALL": "C.UTF-8"}  # of apt, whose words are read
 
 SOURCE = re.compile(r"linux-source-\d+\.\d+(?:\.0)?")
 # A kernel for any machine ("6.1.0-47-amd64", Ubuntu's "-generic") or for virtual
@@ -63,6 +65,7 @@ _FIELD = re.compile(r"^([\w-]+): (.*)$", re.MULTILINE)
 # What apt-get(8) lists with --print-uris, and how it tells of what it couldn't fetch.
 _INDEX = re.compile(r"^'(\S+)/dists/(\S+)/([^/\s]+)/binary-[^/\s]+/Packages", re.MULTILINE)
 _FAULT = re.compile(r"^Err:\d+ (\S+) (\S+?)(?:/\S+ \S+)? (\S+)\n +(.*)", re.MULTILINE)
+_UNSIGNED = re.compile(r"^E: The repository '(\S+) (\S+) Release' is not signed", re.MULTILINE)
 _NO_SUCH_SUITE = re.compile(r"Release: (?:404|File not found)")
 
 # What apt-cache(8) shows of a package: its name, each version, and where that is.
@@ -82,6 +85,11 @@ class Offer:
     package: str
     version: str  # the package's own: "6.12.95-1~bpo12+1"
     suite: str
+
+    @property
+    def file(self) -> str:
+        """What its file is called, for any architecture, as a pattern."""
+        return f"{self.package}_{self.version.replace(':', '%3a')}_*.deb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +140,23 @@ class Apt:
     def _configuration(self) -> Path:
         return self.root / "apt.conf"
 
-    @property
-    def _env(self) -> dict[str, str]:
-        return {"APT_CONFIG": str(self._configuration), "LC_ALL": "C.UTF-8"}
-
     def _argv(self, command: str, *arguments: str) -> list[str]:
-        # images for containers turn this cache off in a file that apt reads after
-        # ours, and without it each question takes seconds
-        return [command, "-o", f"Dir::Cache::pkgcache={self.root / 'pkgcache.bin'}", *arguments]
+        # what is named so is read last, and counts: the machine's own files are read before
+        return [command, f"--config-file={self._configuration}", *arguments]
+
+    @property
+    def _keyring(self) -> Path | None:
+        """The distribution's keys; None: apt uses those that it trusts anyway."""
+        keyring = _KEYRINGS / f"{_distribution()}-archive-keyring.gpg"
+        return keyring if keyring.exists() else None
 
     def _configure(self) -> None:
         """Write the directory's own sources.list and apt.conf(5)."""
         for directory in ("lists/partial", "cache/archives/partial"):
             (self.root / directory).mkdir(parents=True, exist_ok=True)
         options = f"arch={self.shell.ask(['dpkg', '--print-architecture']).text()}"
-        keyring = _KEYRINGS / f"{_distribution()}-archive-keyring.gpg"
-        if keyring.exists():  # or else apt uses those that it trusts anyway
-            options += f" signed-by={keyring}"
+        if self._keyring:
+            options += f" signed-by={self._keyring}"
         sources = "".join(suite.line(options) for suite in self.suites)
         write_whole(self.root / "sources.list", sources.encode())
         settings = {
@@ -156,6 +164,13 @@ class Apt:
             "Dir::Etc::SourceParts": "/dev/null",
             "Dir::State::Lists": self.root / "lists",
             "Dir::Cache": self.root / "cache",
+            # images for containers turn this off, and then each question takes seconds
+            "Dir::Cache::pkgcache": self.root / "pkgcache.bin",
+            # nothing is taken that nobody known has signed
+            "APT::Get::AllowUnauthenticated": "false",
+            "Acquire::AllowInsecureRepositories": "false",
+            "Acquire::AllowWeakRepositories": "false",
+            "Acquire::AllowDowngradeToInsecureRepositories": "false",
             "Acquire::GzipIndexes": "true",
             "Acquire::Languages": "none",
             "Acquire::http::Timeout": "10",
@@ -177,8 +192,8 @@ class Apt:
         with locked(self.root / "lock", dry=self.shell.dry):
             if not self.shell.dry:
                 self._configure()
-            finished = self.shell.run(argv, env=self._env, check=False)
-        faults = read_faults(finished.text())
+            finished = self.shell.run(argv, env=_ENV, check=False)
+        faults = read_faults(finished.text("out", "err"))
         said = [f"{name}: {why}" for (_, name), why in faults.items() if why]
         if finished.code and not faults:  # it didn't come to asking
             raise _no_mirror(finished.text("err"))
@@ -196,7 +211,7 @@ class Apt:
         said = {}
         for question, patterns in _QUESTIONS.items():
             argv = self._argv("apt-cache", question, *patterns)
-            said[question] = self.shell.ask(argv, env=self._env).text()
+            said[question] = self.shell.ask(argv, env=_ENV).text()
         lacking = read_unmet(said["unmet"])
         offers = read_policy(said["policy"])
         return [one for one in offers if (one.package, one.version) not in lacking]
@@ -221,7 +236,7 @@ class Apt:
     def _show(self, offers: Iterable[Offer]) -> list[dict[str, str]]:
         """The fields of packages; deb-control(5) has their names."""
         argv = self._argv("apt-cache", "show", *(f"{one.package}={one.version}" for one in offers))
-        text = self.shell.ask(argv, env=self._env).text().strip()
+        text = self.shell.ask(argv, env=_ENV).text().strip()
         return [dict(_FIELD.findall(paragraph)) for paragraph in text.split("\n\n")]
 
     def download(
@@ -229,14 +244,36 @@ class Apt:
     ) -> list[Path]:
         """Fetch packages, their hashes checked against the signed index; raises Unreachable."""
         into.mkdir(parents=True, exist_ok=True)
+        self._drop_altered(offers, into)
         wanted = [f"{one.package}={one.version}" for one in offers]
         try:
             argv = self._argv("apt-get", "download", *wanted)
-            self.shell.run(argv, cwd=into, env=self._env, idle=idle)
+            self.shell.run(argv, cwd=into, env=_ENV, idle=idle)
         except CommandFailed as error:
             raise Unreachable(offers[0].package, error.cure, "try again") from error
-        names = [f"{one.package}_{one.version.replace(':', '%3a')}_*.deb" for one in offers]
-        return [next(into.glob(name)) for name in names]
+        return [next(into.glob(one.file)) for one in offers]
+
+    def _drop_altered(self, offers: Sequence[Offer], into: Path) -> None:
+        """Remove what is there of packages, and isn't what the signed index says.
+
+        apt itself only looks at the size of what it needn't fetch.
+        """
+        there = [(file, one) for one in offers for file in into.glob(one.file)]
+        if not there:
+            return
+        shown = self._show([one for _, one in there])
+        published = {(one["Package"], one["Version"]): one.get("SHA256") for one in shown}
+        for file, one in there:
+            if sha256(file) != published.get((one.package, one.version)):
+                file.unlink()
+
+    def checked(self, offer: Offer) -> str:
+        """How apt knows that a package is the distribution's."""
+        keys = self._keyring or "keys that this machine's apt trusts"
+        return (
+            f"{offer.package} {offer.version}: its SHA-256 is that of the index of {offer.suite},"
+            f" which is signed (apt, with {keys})"
+        )
 
 
 def _no_mirror(said: str) -> Unreachable:
@@ -245,10 +282,11 @@ def _no_mirror(said: str) -> Unreachable:
 
 def read_faults(text: str) -> dict[tuple[str, str], str]:
     """Why `apt-get update` couldn't have a suite, by its URI and name; "" if it isn't there."""
-    return {
+    faults = {
         (uri, suite): "" if _NO_SUCH_SUITE.match(f"{file}: {why}") else why
         for uri, suite, file, why in _FAULT.findall(text)
     }
+    return faults | dict.fromkeys(_UNSIGNED.findall(text), "nobody has signed it")
 
 
 def read_policy(text: str) -> list[Offer]:
@@ -374,17 +412,18 @@ def ask(
 def fetch(
     version: KernelVersion, path: Path, downloads: Path, indexes: Path, shell: Shell,
     report: Report, tell: Tell,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Unpack the distribution's source package of a version into `path`.
 
     A series means its newest release: of the machine's own suites, where they
-    have one.  `tell` hears of suites that could not be had.  Raises NotToBeHad
+    have one.  Gives what was checked, which `tell` hears too, and of suites that could
+    not be had.  Raises NotToBeHad
     with the nearest on offer, Unreachable, MissingTools without apt.
     """
     require_space(path, 2500 * 2**20)
     if shell.dry:
         shell.echo(f"apt-get download linux-source-{version.series}")
-        return
+        return ""
     offers: list[Offer] = []
     for apt, had in ask(indexes, shell, report, tell):  # noqa: B007
         offers += had
@@ -396,8 +435,11 @@ def fetch(
         raise NotToBeHad(version.tag, "the distribution", [one.tag for one in close])
     report(f"downloading {chosen.package} {chosen.version} from {chosen.suite}")
     (package,) = apt.download([chosen], downloads)
+    checked = apt.checked(chosen)
+    tell(checked)
     report(f"unpacking {package.name}")
     _unpack(package, path, shell)
+    return checked
 
 
 def _unpack(package: Path, path: Path, shell: Shell) -> None:

@@ -23,10 +23,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xdplab.errors import CommandFailed, MissingTools, NotToBeHad, Unreachable
+from xdplab.errors import BadDownload, CommandFailed, MissingTools, NotToBeHad, Unreachable
 from xdplab.files import locked
 from xdplab.process import Shell, pasteable
-from xdplab.sources import Report, Tell, wanted
+from xdplab.sources import Report, Tell, integrity, wanted
 from xdplab.version import KernelVersion, nearest
 
 if TYPE_CHECKING:
@@ -56,13 +56,15 @@ def default_remote(version: KernelVersion) -> str:
 def fetch(
     version: KernelVersion, remote: str, path: Path, store: Path, shell: Shell, report: Report,
     tell: Tell,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Make `path` a sparse checkout of the version's tag, anew; its objects are in `store`.
 
-    `store` is a repository of this remote alone, made if need be.  `tell` hears of a
-    server that sent more than it was asked for.  Raises Unreachable, NotToBeHad with
-    the nearest tags if there is no such tag, and Held if another process fetches from
-    the remote.  Can be interrupted at any moment and called again.
+    `store` is a repository of this remote alone, made if need be.  Gives what was checked
+    of the tag: git checks by their names that all objects are those that it means.  `tell`
+    hears that too, and of a server that sent more than it was asked for.  Raises
+    Unreachable, BadDownload of a forged tag, NotToBeHad with the nearest tags if there
+    is no such tag, and Held if another process fetches from the remote.  Can be
+    interrupted at any moment and called again.
     """
     if not shutil.which("git"):
         raise MissingTools(["git"], "build")
@@ -71,7 +73,7 @@ def fetch(
     if shell.dry:
         shell.echo(pasteable(["git", "clone", "--depth=1", "--filter=blob:none", "--sparse",
                               f"--branch={version.tag}", remote, path]))  # fmt: skip
-        return
+        return ""
     with locked(store / "lock"):
         _forget_dead_processes(store)
         repo = git.Repo.init(store, bare=True)
@@ -79,11 +81,13 @@ def fetch(
             _set_up(repo, remote)
             if not _has(repo, version.tag):
                 _fetch_commit(repo, version, remote, shell, report, tell)
+            checked = _check(repo, version.tag, remote, shell)
+            tell(checked)
             files = _files(repo, version.tag)
             names = wanted.chosen(files)
             _fetch_blobs(repo, (files[name] for name in names), remote, shell, report)
             _check_out(repo, version.tag, path, files, names, remote, shell, report)
-        except (Unreachable, NotToBeHad):
+        except (Unreachable, NotToBeHad, BadDownload):
             if not repo.tags:
                 shutil.rmtree(store)  # nothing has arrived that could be gone on with
             raise
@@ -92,6 +96,7 @@ def fetch(
             raise CommandFailed(pasteable(error.command), code, str(error.stderr)) from error
         finally:
             repo.close()
+    return checked
 
 
 def label(remote: str) -> str:
@@ -163,6 +168,15 @@ def _fetch_commit(
             close = [one.tag for one in nearest(version, tags(remote, shell))]
             raise NotToBeHad(version.tag, remote, close) from error
         raise Unreachable(remote, error.said, _CURE) from error
+
+
+def _check(repo: Repo, tag: str, remote: str, shell: Shell) -> str:
+    """What was checked of a tag; one that is forged is forgotten, and BadDownload raised."""
+    try:
+        return integrity.check_tag(Path(repo.git_dir), tag, remote, shell)
+    except BadDownload:
+        repo.delete_tag(repo.tags[tag])
+        raise
 
 
 def tags(remote: str, shell: Shell) -> list[KernelVersion]:

@@ -69,42 +69,42 @@ def _name(place: str) -> str:
     return name if name.strip(".") else "tarball"
 
 
-def fetch(
-    place: str, path: Path, downloads: Path, shell: Shell, report: Report, tell: Tell
-) -> None:
+def fetch(place: str, path: Path, downloads: Path, shell: Shell, report: Report, tell: Tell) -> str:
     """Unpack the tarball at `place`, a file or a URL, into `path`, once it passed the checks.
 
-    `tell` hears what was checked.  A download that was interrupted goes on where
-    it stopped, a bad one is removed.  Raises NotATarball of a file, BadDownload
-    and Unreachable of a URL, NoSpace.
+    Gives what was checked, which `tell` hears first.  A download that was interrupted
+    goes on where it stopped, a bad one is removed.  Raises NotATarball of a file,
+    BadDownload and Unreachable of a URL, NoSpace.
     """
     require_space(path, 2000 * 2**20)
     if "://" not in place:
         file = _file(place)
         if not file.is_file():
             raise NotATarball(place, "there is no such file")
-        _unpack_checked(file, path, shell, report, tell)
-        return
+        return _unpack_checked(file, path, shell, report, tell)
     directory = downloads / label(place)
     with locked(directory / "lock", dry=shell.dry):
         try:
             tarball = _download(place, directory, shell, report)
-            _unpack_checked(tarball, path, shell, report, tell)
+            return _unpack_checked(tarball, path, shell, report, tell)
         except NotATarball as error:
             if not shell.dry:
                 shutil.rmtree(directory)
             raise BadDownload(place, error.why) from error
 
 
-def _unpack_checked(tarball: Path, path: Path, shell: Shell, report: Report, tell: Tell) -> None:
+def _unpack_checked(tarball: Path, path: Path, shell: Shell, report: Report, tell: Tell) -> str:
+    checked = ""
     if tarball.exists():  # it isn't in a dry run
         report(f"checking {tarball.name}")
-        tell(f"{tarball.name}: {integrity.check(tarball, shell)}")
+        checked = f"{tarball.name}: {integrity.check(tarball, shell)}"
+        tell(checked)
     report(f"unpacking {tarball.name}")
     if shell.dry:
         shell.echo(f"tar --extract --file {tarball}")
-        return
-    unpack(tarball, path, shell)
+    else:
+        unpack(tarball, path, shell)
+    return checked
 
 
 # ---- downloads

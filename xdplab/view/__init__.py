@@ -161,6 +161,7 @@ class View:
             f"{tree.path}: Linux {tree.version}, from {tree.origin}; it says {dialect.programs}"
             f" and {dialect.always}, and has {dialect.helpers}"
         )
+        self.answer(f"origin: {tree.checked}")
 
     def changes(self, tree: Tree, changes: Sequence[Change]) -> None:
         """A plan as a unified diff: coloured on a terminal, fit for patch(1) in a pipe."""
