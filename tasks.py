@@ -975,6 +975,34 @@ def docs(lab: Lab, pictures: bool = False) -> None:
         lab.view.done([line.text for line in made.lines], nothing="no picture was made")
 
 
+@step(dir="the directory that they are put into")
+def dist(lab: Lab, dir: str = "dist") -> None:
+    """Pack the last commit: a source archive, and a wheel of the library; the same bytes always."""
+    from xdplab import supply
+
+    lab.view.packed(supply.dist(Path(dir), lab.shell))
+
+
+@step(output="the file to write")
+def sbom(lab: Lab, output: str = "sbom.json") -> None:
+    """Write a software bill of materials of what .venv is made of: CycloneDX, as JSON."""
+    from xdplab import supply
+
+    supply.sbom(Path(output), lab.workspace, lab.shell)
+    if not lab.shell.dry:
+        lab.view.packed([Path(output)])
+
+
+@step()
+def audit(lab: Lab) -> None:
+    """Ask pip-audit what is known against the dependencies, at the versions that are locked."""
+    from xdplab import supply
+
+    asked = supply.audit(lab.workspace, lab.shell)
+    if asked:
+        lab.view.say(f"nothing is known against any of {asked} packages")
+
+
 @step(shell="bash, zsh or fish", line="what is typed so far")  # noqa: S604  # no process
 def completion(lab: Lab, shell: str, line: str | None = None) -> None:
     """Have TAB complete commands, options and values: source <(invoke completion bash)."""

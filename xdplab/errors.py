@@ -652,6 +652,16 @@ class LockedOut(InputError):
         super().__init__(f"this would cut {'; '.join(cut)}", "\n".join(cures))
 
 
+class NoCommitDate(InputError):
+    """An archive is to be made of sources without history: it would carry the date of today."""
+
+    def __init__(self, checkout: Path, variable: str) -> None:
+        super().__init__(
+            f"{checkout} is no git repository: nothing says which date its archive is to have",
+            f"give it: {variable}=$(date +%s) invoke dist; for the same bytes that of the commit",
+        )
+
+
 class MayLockOut(InputError):
     """A native program is to go where this machine is reached by, and nobody has agreed."""
 
@@ -1003,6 +1013,17 @@ class StepNotTried(CannotRun):
         )
 
 
+class NotAudited(CannotRun):
+    """audit: who knows of vulnerabilities can't be asked."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"skipped, nothing was audited: {why}",
+            "where pypi.org can't be reached, name a mirror of OSV's:"
+            " PIP_AUDIT_VULNERABILITY_SERVICE=osv PIP_AUDIT_OSV_URL=https://HOST/v1/query",
+        )
+
+
 # ---- virtual machines
 
 
@@ -1142,6 +1163,16 @@ class ClaimsFailed(SampleFailed):
 
     def __init__(self, failed: Iterable[str], log: Path) -> None:
         super().__init__(f"not as claimed: {'; '.join(failed)}", f"what it printed: {log}")
+
+
+class KnownVulnerable(SampleFailed):
+    """audit: something is known against packages that are locked."""
+
+    def __init__(self, found: Iterable[str]) -> None:
+        super().__init__(
+            f"vulnerable, as is known: {'; '.join(found)}",
+            "scripts/lock --upgrade takes the newest that fit pyproject.toml",
+        )
 
 
 class NotSolved(SampleFailed):

@@ -365,7 +365,7 @@ def _remove(workspace: Workspace, shell: Shell, *, trees: bool) -> list[str]:
     done = []
     ours = ["builds", "runs", "matrix", "bench", "torture", "tools", "locks"]
     ours += ["foreign-trees.json", "compilers.json", "exercises.json", "tutorial.json"]
-    ours += ["trees", "git", "kernels", "downloads", "apt", "current"] if trees else []
+    ours += ["trees", "git", "kernels", "downloads", "apt", "release", "current"] if trees else []
     for path in (workspace.root / name for name in ours):
         if path.exists():
             shell.echo(f"rm -r {path}")

@@ -64,6 +64,11 @@ class Workspace:
         """What compilers said of themselves."""
         return self.root / "compilers.json"
 
+    @property
+    def release_tools(self) -> Path:
+        """The environment of the tools that list and audit dependencies."""
+        return self.root / "release"
+
     def build(self, tree: str, sample: str) -> Path:
         """Where the result of building a sample in a tree is kept."""
         return self.root / "builds" / tree / sample

@@ -123,6 +123,13 @@ class View:
             for command in ("build", "verify", "run --on netns"):
                 self.say(f"  invoke {command} {option}")
 
+    def packed(self, files: Sequence[Path]) -> None:
+        """Files that can be handed on, as sha256sum(1) has them."""
+        from xdplab.files import sha256
+
+        for file in files:
+            self.answer(f"{sha256(file)}  {file}")
+
     # ---- stages
 
     @contextlib.contextmanager
