@@ -359,7 +359,7 @@ def run(
     sample: str = TUTORIAL,
 ) -> None:
     """Step 8, 12 and 13: run the filter, and watch its counters, and log, until Ctrl-C."""
-    from xdplab import exporting, lifecycle, lockout, runner, tracing
+    from xdplab import exporting, lifecycle, lifelines, lockout, runner, tracing
 
     asked = runner.Job(
         lab.ip if ip is None else ip,
@@ -378,9 +378,11 @@ def run(
         lab.view.say(tracing.COST)
     bed = lab.bed(on, build, job, record, boot)
     if on == "host":
-        consent = lockout.Consent(yes or lab.shell.dry, force, "--duration 60", bool(duration))
+        consent = lockout.Consent(yes or lab.shell.dry, force, bool(duration), "--duration 60")
         dropped = job.ip if build.takes("i") else None
-        lockout.require([dev], mode, consent, lab.view.say, lab.view.confirm, ip=dropped)
+        lockout.require(
+            lifelines.here(), [dev], mode, consent, lab.view.say, lab.view.confirm, ip=dropped
+        )
     if lab.shell.dry:
         bed.show(build, job.options(build), lab.shell)
         return
@@ -416,6 +418,7 @@ def plot(lab: Lab, run: str | None = None, png: str | None = None) -> None:
     **SAMPLE,
     **WHERE,
     **BOOT,
+    **YES,
     ip="the IPv4 address whose packets must die",
     dev="the interface; a vm has lo and eth0",
     mode="auto, native, skb or hw",
@@ -427,16 +430,20 @@ def verify(
     boot: str | None = None,
     dev: str = "lo",
     mode: str = "auto",
+    yes: bool = False,
     kernel: str | None = None,
     tree: str | None = None,
     sample: str = TUTORIAL,
 ) -> None:
     """Step 8 to 12 at once: prove that three packets die, are counted, and nothing is left."""
-    from xdplab import runner, verify
+    from xdplab import lifelines, lockout, runner, verify
 
     job = runner.Job(lab.ip if ip is None else ip, dev, mode)
     build, record = lab.built(sample, kernel, tree, ip), lab.workspace.new_run()
     bed = lab.bed(on, build, job, record, boot, tried=True)
+    if on == "host":
+        consent = lockout.Consent(yes or lab.shell.dry)
+        lockout.require(lifelines.here(), [dev], mode, consent, lab.view.say, lab.view.confirm)
     if lab.shell.dry:
         bed.show(build, job.options(build), lab.shell)
         return
@@ -740,8 +747,8 @@ def filter_load(
     seconds = filtering.pause(interval)
     with testbed.named("host", lab.workspace).open(lab.shell, packets=False) as bench:
         filtering.check(wanted, new, lines, bench, force=force, tell=lab.view.say)
-    consent = lockout.Consent(yes or lab.shell.dry, force, "--for 60s", bool(for_))
-    lockout.require(wanted.devs, mode, consent, lab.view.say, lab.view.confirm)
+    consent = lockout.Consent(yes or lab.shell.dry, force, bool(for_), "--for 60s")
+    lockout.require(lines, wanted.devs, mode, consent, lab.view.say, lab.view.confirm)
     if lab.shell.dry:
         filtering.show(build, wanted, lab.shell)
         return

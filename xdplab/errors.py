@@ -666,10 +666,11 @@ class MayLockOut(InputError):
     """A native program is to go where this machine is reached by, and nobody has agreed."""
 
     def __init__(self, risk: str, limit: str) -> None:
+        by_itself = f" or, to have it end by itself, {limit}" if limit else ""
         super().__init__(
             f"{risk}, and a native program may take its link down",
-            f"if that may be: --yes; it ends by itself with {limit}; --mode skb leaves the driver"
-            " alone; --on netns and --on vm are nobody's way in",
+            f"if that may be: --yes{by_itself}; --mode skb leaves the driver alone; a network of"
+            " its own is nobody's way in (invoke run --on netns, or --on vm)",
         )
 
 

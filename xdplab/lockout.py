@@ -8,10 +8,10 @@ queues anew, and many take the link down for that, or leave it down when it fail
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
-from xdplab import interfaces, lifelines, netlink
+from xdplab import interfaces, netlink
 from xdplab.errors import LockedOut, MayLockOut
 from xdplab.lifelines import Lifeline
 from xdplab.runner import Job
@@ -22,24 +22,24 @@ class Consent:
     """What the user has said to the risk."""
 
     yes: bool  # go on, though the link may be lost
-    force: bool  # also if it cuts somebody for certain
-    limit: str  # the option with which it ends by itself
-    limited: bool  # whether that was given
+    force: bool = False  # also if it cuts somebody for certain
+    limited: bool = False  # it ends by itself
+    limit: str = ""  # the option with which it does, if the command has one
 
 
 def require(
-    devs: Iterable[str], mode: str, consent: Consent, tell: Callable[[str], None],
-    ask: Callable[[str], bool], *, ip: str | None = None,
+    lines: Collection[Lifeline], devs: Iterable[str], mode: str, consent: Consent,
+    tell: Callable[[str], None], ask: Callable[[str], bool], *, ip: str | None = None,
 ) -> None:  # fmt: skip
     """Tell what the interfaces of this machine carry, before a program is attached to them.
 
-    `ip`: whose packets the program drops, if it drops one address's.  `ask` is asked for
-    consent where none was given, and says no where nobody can answer.  Raises LockedOut if
-    the address is that of an ssh session's other end or a gateway, and MayLockOut where a
-    native program would take the risk and nobody has agreed.
+    `lines`: all of this machine, see lifelines.here.  `ip`: whose packets the program
+    drops, if it drops one address's.  `ask` is asked for consent where none was given, and
+    says no where nobody can answer.  Raises LockedOut if the address is that of an ssh
+    session's other end or a gateway, and MayLockOut where a native program would take the
+    risk and nobody has agreed.
     """
     here = set(netlink.interfaces())
-    lines = lifelines.here()
     for dev in devs:
         if dev not in here:  # whoever attaches says so
             continue

@@ -132,6 +132,14 @@ def test_a_dry_run_warns_and_asks_nobody(routed: Place) -> None:
 
 
 @pytest.mark.tree
+def test_a_proof_on_the_host_waits_too(routed: Place) -> None:
+    command = ("verify", "--on=host", "--dev=v0", "--mode=native")
+    refused = routed.invoke(*command, under=routed.under, env=NOBODYS)
+    assert_refused(refused, 2, "v0 carries the default gateway", "--yes")
+    assert not routed.attached()
+
+
+@pytest.mark.tree
 def test_the_packet_filter_waits_too(routed: Place) -> None:
     invoke, under = routed.invoke, routed.under
     assert invoke("build", "--sample=xdp_filter").code == 0
