@@ -22,6 +22,8 @@
 #include "bpf_util.h"
 #include "xdp_compat.h"
 
+#include "xdp_caps.h"
+
 static int ifindex = 1; /* the loopback interface */
 static __u32 xdp_flags; /* the mode; 0: native where it can be had, else generic */
 static int link_fd = -1; /* the bpf_link that holds the program, if there is one */
@@ -137,6 +139,7 @@ static inline int watch_over(void)
 		setsid();
 		close(alive[1]);
 		close(ready[0]);
+		keep_caps(one_cap(NET_ADMIN));
 		close(ready[1]);
 		keep_watch(alive[0]);
 		_exit(0);

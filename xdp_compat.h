@@ -110,6 +110,11 @@ static inline int xdp_netlink_set(int ifindex, int prog_fd, __u32 flags)
 #endif
 }
 
+/* Named so since v5.0; the name before was one of a map's functions. */
+#ifndef bpf_object__for_each_map
+#define bpf_object__for_each_map bpf_map__for_each
+#endif
+
 /*
  * The id of the program on @ifindex in the mode of @flags; 0 if there is none,
  * @unknown from a libbpf before v5.1, which can't ask.  The weak declaration

@@ -74,6 +74,12 @@ int main(int argc, char **argv)
 	unsigned int j;
 	__u32 key = 0, ip;
 
+	/* change limits: kernels before v5.11 need it, later ones do without */
+	int limit_err = setrlimit(RLIMIT_MEMLOCK, &r) ? errno : 0;
+
+	/* and from here on do no more than load a program, and attach it */
+	keep_caps_to_attach();
+
 	while ((opt = getopt(argc, argv, "i:d:m:t:n:eh")) != -1) {
 		switch (opt) {
 		case 'i':
@@ -121,9 +127,6 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("the ip to filter is %s/%u\n", ip_param, ip);
 
-	/* change limits: kernels before v5.11 need it, later ones do without */
-	int limit_err = setrlimit(RLIMIT_MEMLOCK, &r) ? errno : 0;
-
 	/* load the bpf kern file */
 	prog_fd = load_bpf_file(filename, map_fd);
 	if (prog_fd < 0) {
@@ -145,6 +148,7 @@ int main(int argc, char **argv)
 	/* link the xdp program to the interface */
 	if (attach(prog_fd, dev))
 		return 1;
+	keep_caps_to_watch(map_fd[1], link_fd < 0);
 
 	/* one value for each CPU that could ever be there, as the kernel gives them */
 	unsigned int nr_cpus = bpf_num_possible_cpus();

@@ -1640,7 +1640,6 @@ static void end_loaded(void)
 
 static int load(struct options *options)
 {
-	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	struct filter *filter = &loaded;
 	sigset_t unblocked;
 	struct owner *owner;
@@ -1650,7 +1649,6 @@ static int load(struct options *options)
 	catch_signals(&unblocked);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	memset(link_fds, -1, sizeof(link_fds));
-	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* for kernels before v5.11 */
 
 	make_home(filter);
 	watchdog = watch_filter(filter, options, &unblocked);
@@ -1815,7 +1813,11 @@ static int run_load(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	const char *command = argc > 1 ? argv[1] : "";
+
+	setrlimit(RLIMIT_MEMLOCK, &unlimited); /* for kernels before v5.11 */
+	keep_caps_to_attach(); /* no command does more */
 
 	if (!strcmp(command, "load"))
 		return run_load(argc - 1, argv + 1);

@@ -27,10 +27,10 @@ static void usage(FILE *to, const char *name)
 		name, program_invocation_short_name);
 }
 
-/* load the kernel half: the fd of its one program, or -1 */
-static int load_bpf_file(const char *filename)
+/* load the kernel half, @loaded: the fd of its one program, or -1 */
+static int load_bpf_file(const char *filename, struct bpf_object **loaded)
 {
-	struct bpf_object *obj = bpf_object__open(filename);
+	struct bpf_object *obj = *loaded = bpf_object__open(filename);
 	struct bpf_program *prog, *xdp = NULL;
 	int err = libbpf_get_error(obj), programs = 0;
 
@@ -60,24 +60,17 @@ static int load_bpf_file(const char *filename)
  * The map that the program counts in: its fd, or -1.  The kernel is asked, as each
  * tree's libbpf has other words for a map's type.
  */
-static int find_counters(int prog_fd, struct bpf_map_info *map)
+static int find_counters(struct bpf_object *obj, struct bpf_map_info *info)
 {
-	__u32 ids[64], size, i;
-	struct bpf_prog_info prog = { .nr_map_ids = ARRAY_SIZE(ids), .map_ids = (unsigned long)ids };
+	struct bpf_map *map;
 
-	size = sizeof(prog);
-	if (bpf_obj_get_info_by_fd(prog_fd, &prog, &size))
-		return -1;
-	for (i = 0; i < prog.nr_map_ids && i < ARRAY_SIZE(ids); i++) {
-		int fd = bpf_map_get_fd_by_id(ids[i]);
+	bpf_object__for_each_map(map, obj) {
+		__u32 size = sizeof(*info);
 
-		memset(map, 0, sizeof(*map));
-		size = sizeof(*map);
-		if (fd >= 0 && !bpf_obj_get_info_by_fd(fd, map, &size) &&
-		    map->type == BPF_MAP_TYPE_PERCPU_ARRAY && map->value_size == sizeof(__u64))
-			return fd;
-		if (fd >= 0)
-			close(fd);
+		memset(info, 0, size);
+		if (!bpf_obj_get_info_by_fd(bpf_map__fd(map), info, &size) &&
+		    info->type == BPF_MAP_TYPE_PERCPU_ARRAY && info->value_size == sizeof(__u64))
+			return bpf_map__fd(map);
 	}
 	return -1;
 }
@@ -119,8 +112,15 @@ int main(int argc, char **argv)
 	bool watch_stdin = false;
 	struct rlimit r = { RLIM_INFINITY, RLIM_INFINITY };
 	struct bpf_map_info map;
+	struct bpf_object *obj;
 	sigset_t unblocked;
 	int prog_fd, map_fd, opt, i;
+
+	/* kernels before v5.11 need it, later ones do without */
+	int limit_err = setrlimit(RLIMIT_MEMLOCK, &r) ? errno : 0;
+
+	/* and from here on do no more than load a program, and attach it */
+	keep_caps_to_attach();
 
 	while ((opt = getopt(argc, argv, "d:m:t:n:eh")) != -1) {
 		switch (opt) {
@@ -158,24 +158,22 @@ int main(int argc, char **argv)
 	/* whoever reads the output sees each line at once, through a pipe too */
 	setvbuf(stdout, NULL, _IOLBF, 0);
 
-	/* kernels before v5.11 need it, later ones do without */
-	int limit_err = setrlimit(RLIMIT_MEMLOCK, &r) ? errno : 0;
-
 	snprintf(filename, sizeof(filename), "%s_kern.o", program_invocation_short_name);
-	prog_fd = load_bpf_file(filename);
+	prog_fd = load_bpf_file(filename, &obj);
 	if (prog_fd < 0) {
 		if (limit_err)
 			fprintf(stderr, "RLIMIT_MEMLOCK can't be raised either: %s\n",
 				strerror(limit_err));
 		return 1;
 	}
-	map_fd = find_counters(prog_fd, &map);
+	map_fd = find_counters(obj, &map);
 	if (map_fd >= 0)
 		printf("counting in %s\n", map.name);
 
 	catch_signals(&unblocked);
 	if (attach(prog_fd, dev))
 		return 1;
+	keep_caps_to_watch(map_fd, link_fd < 0);
 
 	for (i = 0; !stop && (!rounds || i < rounds); i++) {
 		if (map_fd < 0) {

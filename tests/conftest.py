@@ -41,8 +41,8 @@ SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 PATIENCE = 300.0  # seconds: a safety net, not an expectation
 CHECKOUT = (
     *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches", "samples"),
-    *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_compat.h", "xdp_attach.h"),
-    "xdp_ip_filter_cases.toml",
+    *("xdp_ip_filter_kern.c", "xdp_ip_filter_user.c", "xdp_ip_filter_cases.toml"),
+    *("xdp_compat.h", "xdp_attach.h", "xdp_caps.h"),
 )
 
 

@@ -260,8 +260,13 @@ def test_a_terminal_that_is_closed_detaches(lab: Invoke, host: Namespace) -> Non
 
 @pytest.fixture(scope="module")
 def old(labs: Callable[[str], Invoke], tmp_path_factory: pytest.TempPathFactory) -> Invoke:
-    """The pair as such a kernel would have it run: asked for a bpf_link, it gets EINVAL."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("old") / "checkout")
+    """The pair as such a kernel would have it run."""
+    return without_links(labs, tmp_path_factory.mktemp("old"))
+
+
+def without_links(labs: Callable[[str], Invoke], place: Path) -> Invoke:
+    """A checkout whose pair gets EINVAL when it asks for a bpf_link, and the pair built."""
+    checkout = copy_checkout(place / "checkout")
     asked, header = "xdp_link_create(ifindex, prog_fd, mode)", checkout / "xdp_attach.h"
     assert asked in header.read_text()
     header.write_text(header.read_text().replace(asked, "-EINVAL"))

@@ -337,8 +337,11 @@ def _keep(
         if not kept.exists() or kept.read_bytes() != made.read_bytes():
             partial = kept.with_name(f".{name}.new")
             shutil.copy2(made, partial)
+            partial.chmod(partial.stat().st_mode | 0o444)
             partial.replace(kept)
         files[name] = sum_of(kept)
+    # root without CAP_DAC_OVERRIDE, see xdp_caps.h, opens what all may open
+    directory.chmod(directory.stat().st_mode | 0o555)
     facts = {
         "schema": SCHEMA,
         "sample": sample.name,
