@@ -78,7 +78,8 @@ def test_nobody_imports_the_commands() -> None:
         ("xdplab.options", {"xdplab.errors"}),
         ("xdplab.files", {"xdplab.errors"}),
         ("xdplab.logs", set()),
-        ("xdplab.process", {"xdplab.errors", "xdplab.logs"}),
+        ("xdplab.trust", {"xdplab.errors"}),
+        ("xdplab.process", {"xdplab.errors", "xdplab.logs", "xdplab.trust"}),
     ],
 )
 def test_the_foundations_stand_alone(name: str, allowed: set[str]) -> None:

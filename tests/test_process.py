@@ -259,7 +259,9 @@ def test_what_only_reads_is_run_in_a_dry_run_too() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs nothing to be root")
 def test_root_needs_no_sudo() -> None:
-    assert Shell().as_root(["ip", "link"], "for a test") == ["ip", "link"]
+    program, *words = Shell().as_root(["ip", "link"], "for a test")
+    assert Path(program).is_absolute()
+    assert (Path(program).name, words) == ("ip", ["link"])
 
 
 # ---- asked to end

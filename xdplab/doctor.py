@@ -14,6 +14,8 @@ from xdplab.probes import Found, Machine
 from xdplab.process import Line, Shell
 from xdplab.workspace import PROJECT
 
+_WHY = "curing what is missing"
+
 
 class Outcome(StrEnum):
     """How a thing that is needed is found."""
@@ -78,9 +80,11 @@ def fix(findings: Sequence[Finding], shell: Shell, on_line: Callable[[Line], Non
     cures = curable(findings)
     for cure in cures:
         argv = shlex.split(cure, comments=True)
-        # also for bootstrap, whose own sudo then needs to ask for no password
-        as_root = shell.as_root([one for one in argv if one != "sudo"], "curing what is missing")
-        shell.run(as_root if "sudo" in argv else argv, cwd=PROJECT, on_line=on_line, check=False)
+        if argv[0] == "sudo":
+            argv = [str(word) for word in shell.as_root(argv[1:], _WHY)]
+        else:  # bootstrap, whose own sudo then needs to ask for no password
+            shell.borrow_root(argv[0], _WHY)
+        shell.run(argv, cwd=PROJECT, on_line=on_line, check=False)
     return cures
 
 

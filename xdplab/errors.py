@@ -856,6 +856,18 @@ class NeedsRoot(CannotRun):
         super().__init__(f"{what} needs root: {why}", "run as root, or where sudo lets you")
 
 
+class Changeable(CannotRun):
+    """Root is to run a file in whose place somebody else could put another."""
+
+    def __init__(self, file: Path, place: Path) -> None:
+        super().__init__(
+            f"root doesn't run {file}: others could put something else there, as {place} isn't"
+            " yours and root's alone",
+            f"ls -ld {shlex.quote(str(place))} says whose it is; work in a place of your own,"
+            " INVOKE_WORKSPACE=/some/path, or chmod go-w what is yours",
+        )
+
+
 class NotPermitted(CannotRun):
     """Root, but the kernel says no: a container, lockdown, a missing capability."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xdplab import interfaces, lifelines, netlink
+from xdplab import interfaces, lifelines, netlink, trust
 from xdplab.boot import config, qemu, version_of
 from xdplab.boot.beside import BOOT
 from xdplab.dialect import Dialect
@@ -24,7 +24,7 @@ from xdplab.errors import LabError
 from xdplab.files import mounted
 from xdplab.kbuild import VMLINUX_BTF
 from xdplab.minima import minimum
-from xdplab.process import Finished, Shell, find
+from xdplab.process import Finished, Shell, as_user, find
 from xdplab.toolchain import Toolchain, installed
 from xdplab.tree import Tree
 from xdplab.version import KernelVersion, Range
@@ -318,7 +318,7 @@ def root(machine: Machine, name: str) -> Found:
         return Found(True, "this is root")
     if _status("NoNewPrivs") == "1":
         return Found(False, "this process can't get more rights (no_new_privs)", cure=_NO_ROOT)
-    sudo = _ask("sudo", "-n", "true")
+    sudo = _ask("sudo", "-n", trust.command("true"))
     if not sudo:
         return Found(False, "neither root nor sudo", cure=_NO_ROOT)
     if sudo.code:
@@ -409,6 +409,9 @@ def generic(machine: Machine, name: str) -> Found:
     return _tried(machine, "skb") or Found(True, "every interface has it (not tried)")
 
 
+_TO_ATTACH = ("bpf", "net_admin")  # the capabilities, since v5.8
+
+
 def _tried(machine: Machine, mode: str) -> Found | None:
     """What came of attaching a program that passes all, where that disturbs nobody."""
     it = interfaces.of(machine.dev)
@@ -418,8 +421,8 @@ def _tried(machine: Machine, mode: str) -> Found | None:
     able = bool(root(machine, "").will_do) and user_namespace(machine, "").will_do
     if busy or not able or not machine.running or machine.running not in links:
         return None
-    argv = [sys.executable, "-m", "xdplab.trial", machine.dev, mode]
-    as_root = machine.shell.as_root(argv, "trying an XDP mode")
+    trial = as_user([sys.executable, "-m", "xdplab.trial", machine.dev, mode], _TO_ATTACH)
+    as_root = machine.shell.as_root(trial, "trying an XDP mode")
     tried = machine.shell.run(as_root, cwd=PROJECT, check=False)
     if machine.shell.dry:
         return None

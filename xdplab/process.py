@@ -33,7 +33,7 @@ Stream = Literal["out", "err", "log"]  # the last: what a BPF program of the com
 _END_WITH_US = ("setpriv", "--pdeathsig=TERM", "--")
 
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
+_SUDO = "sudo"
 GRACE = 3.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -87,7 +87,7 @@ class Running:
             self._process = subprocess.Popen(
                 [*_END_WITH_US, *self.argv],
                 cwd=cwd,
-                env={**os.environ, **env} if env else None,
+                env=_environment(self.argv, env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -244,6 +244,16 @@ def _noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _environment(argv: Argv, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a command gets: all that we have, or very little if root is to be borrowed."""
+    program = Path(argv[0])
+    if program.name != _SUDO or not program.is_absolute():  # as borrow_root has it
+        return {**os.environ, **(env or {})}
+    from xdplab import trust  # here, as below: few commands ask for root
+
+    return trust.environment()
+
+
 def find(command: str) -> str | None:
     """How to call a command, also one that only root's PATH leads to; None if there is none."""
     if shutil.which(command):
@@ -323,8 +333,9 @@ class Shell:
         if not shutil.which(str(argv[0])):
             raise MissingTools([str(argv[0])], "build run")
         ended = subprocess.run(
-            [*_END_WITH_US, *argv], input=text, capture_output=True, text=True, check=False
-        )
+            [*_END_WITH_US, *argv], env=_environment(argv), input=text, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
         return Fed(ended.returncode, ended.stdout, ended.stderr)
 
     def hand_over(
@@ -339,8 +350,7 @@ class Shell:
         # a handler, not SIG_IGN: that the command would inherit
         handler = signal.signal(signal.SIGINT, lambda *_: None)
         try:
-            environment = {**os.environ, **(env or {})}
-            given = [*_END_WITH_US, *argv]
+            given, environment = [*_END_WITH_US, *argv], _environment(argv, env)
             return subprocess.run(given, cwd=cwd, env=environment, check=False).returncode
         finally:
             signal.signal(signal.SIGINT, handler)
@@ -354,16 +364,64 @@ class Shell:
     def as_root(self, argv: Argv, why: str) -> list[str | Path]:
         """The command with what it takes to be run as root; sudo asks now, not later.
 
-        Raises NeedsRoot where there is neither.
+        Its program is named by its whole path, and that, as each Path among its words, is of
+        a file that nobody else can change: see trust.  Raises MissingTools, Changeable, and
+        what borrow_root raises.
+        """
+        program, *words = argv
+        fixed = [self._program(program), *map(self._file, words)]
+        return [*self.borrow_root(str(program), why), *fixed]
+
+    def borrow_root(self, what: str, why: str) -> list[str]:
+        """What it takes to be root, in front of a command; nothing if one is.
+
+        sudo asks for a password now, if it wants one.  Raises NeedsRoot where there is
+        neither root nor sudo.
         """
         if os.geteuid() == 0:
-            return list(argv)
-        if not shutil.which("sudo"):
-            raise NeedsRoot(str(argv[0]), f"{why}; and there is no sudo")
-        if not self.dry and Shell().ask(["sudo", "-n", "true"]).code:
+            return []
+        if not shutil.which(_SUDO):
+            raise NeedsRoot(what, f"{why}; and there is no sudo")
+        from xdplab import trust
+
+        sudo = trust.command(_SUDO)
+        if not self.dry and Shell().ask([sudo, "-n", trust.command("true")]).code:
             if not sys.stdin.isatty():
-                raise NeedsRoot(str(argv[0]), f"{why}; and sudo can't ask for a password here")
-            self.echo(f"sudo --validate   # {why}")
-            if subprocess.run(["sudo", "--validate"], check=False).returncode:
-                raise NeedsRoot(str(argv[0]), f"{why}; and sudo refused")
-        return ["sudo", "-n", *argv]
+                raise NeedsRoot(what, f"{why}; and sudo can't ask for a password here")
+            asking = [sudo, "--validate"]
+            self.echo(f"{pasteable(asking)}   # {why}")
+            if subprocess.run(asking, env=_environment(asking), check=False).returncode:
+                raise NeedsRoot(what, f"{why}; and sudo refused")
+        return [sudo, "-n"]
+
+    def _program(self, program: str | Path) -> str | Path:
+        from xdplab import trust
+
+        if "/" in str(program):
+            return self._file(Path(program))
+        try:
+            return trust.command(str(program))
+        except MissingTools:
+            if self.dry:
+                return program
+            raise
+
+    def _file(self, word: str | Path) -> str | Path:
+        """A word; if it is a Path, of a file that is safe, or isn't there yet in a dry run."""
+        if isinstance(word, str) or (self.dry and not word.exists()):
+            return word
+        from xdplab import trust
+
+        return trust.file(word)
+
+
+def as_user(argv: Argv, capabilities: Sequence[str] = ()) -> list[str | Path]:
+    """A command for root to run, by which it becomes this user again, for the rest of it.
+
+    Who was root before stays it; others keep only these capabilities, as setpriv(1) has them.
+    """
+    if os.geteuid() == 0:
+        return list(argv)
+    kept = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    ids = [f"--reuid={os.getuid()}", f"--regid={os.getgid()}", "--init-groups"]
+    return ["setpriv", *ids, f"--inh-caps={kept}", f"--ambient-caps={kept}", *argv]

@@ -1,8 +1,8 @@
 """Tries an XDP mode on an interface, with a program that lets every packet pass.
 
-Run as `python -m xdplab.trial DEV MODE`, by root; it prints why the mode can't be
-had, and nothing if it can.  A bpf_link holds the program (v5.9 and newer), so that
-nothing is left however this ends.
+Run as `python -m xdplab.trial DEV MODE`, with CAP_BPF and CAP_NET_ADMIN; it prints why
+the mode can't be had, and nothing if it can.  A bpf_link holds the program (v5.9 and
+newer), so that nothing is left however this ends.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xdplab import lifecycle, logs, making, patching, runner
+from xdplab import lifecycle, logs, making, patching, runner, trust
 from xdplab.boot import qemu
 from xdplab.build import Build
 from xdplab.counters import Reading, readings
@@ -76,7 +76,7 @@ def usual_place() -> str:
     """A namespace where root can be had without a question, else a virtual machine."""
     if os.geteuid() == 0 or not shutil.which(qemu.QEMU):
         return "netns"
-    may = shutil.which("sudo") and not Shell().ask(["sudo", "-n", "true"]).code
+    may = shutil.which("sudo") and not Shell().ask(["sudo", "-n", trust.command("true")]).code
     return "netns" if may else "vm"
 
 
@@ -218,7 +218,7 @@ class Session:
         """Start the filter, and wait for its first reading; gives its exit code, or 0."""
         self.stop()
         if self.choices.on != "vm":  # sudo can ask for a password here, and not there
-            self.shell.as_root(["invoke", "run"], "the filter is run as root")
+            self.shell.borrow_root("invoke run", "the filter is run as root")
         self._filter = Shell().start(_argv(command), cwd=PROJECT, env=self._environment)
         for line in self._filter.lines():
             if line.stream == "err":

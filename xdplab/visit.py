@@ -28,8 +28,8 @@ from xdplab.errors import (
 )
 from xdplab.lifecycle import LAB
 from xdplab.network import BOX, NODE, Network
-from xdplab.process import Argv, Shell, find, pasteable
-from xdplab.testbed.local import LocalBench, agent_in, identity
+from xdplab.process import Argv, Shell, as_user, find, pasteable
+from xdplab.testbed.local import LocalBench, agent_in
 from xdplab.workspace import PROJECT, Workspace, boot_id
 
 _CAPABILITIES = ("sys_admin", "net_admin", "kill", "sys_ptrace")  # see testbed.nodes
@@ -109,7 +109,7 @@ def _entering(place: str, node: str, errand: Errand, shell: Shell) -> Argv:
     environment = [f"{NODE}={node}", *(one.format(node=node) for one in errand.environment)]
     command: list[str | Path] = ["env", *environment, *errand.argv]
     if os.geteuid() != 0:
-        command = [*identity(), sys.executable, "-I", _BORROW, str(os.getpid()), *command]
+        command = as_user([sys.executable, "-I", _BORROW, str(os.getpid()), *command])
     return shell.as_root(["nsenter", f"--net={place}", *command], _WHY)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import NOBODY, PATIENCE, PROJECT, Invoke, wait_until
+from conftest import (
+    NOBODY,
+    PATIENCE,
+    PRIVATE,
+    PROJECT,
+    Invoke,
+    assert_refused,
+    give_away,
+    wait_until,
+)
 from test_run import IP, Namespace, namespace, running, without_links
 
+from xdplab import trust
 from xdplab.boot import Kernel
 from xdplab.build import Build
+from xdplab.errors import Changeable, MissingTools
 from xdplab.process import Shell
 from xdplab.testbed.vm import Vm
 from xdplab.workspace import Workspace
@@ -214,3 +226,153 @@ def test_on_the_oldest_and_the_newest_kernel_too(
         process.end_input()
         assert list(process.lines(PATIENCE))[-1].text == "stopping"
         assert bench.attached("lo") == []
+
+
+# ---- what runs as root
+
+TRICKS = ("kill", "unshare", "nsenter", "lsns", "ip", "sh", "env", "mount", "dd", "bpftool", "true")
+PRELOADED = """
+#include <fcntl.h>
+#include <unistd.h>
+__attribute__((constructor)) static void act(void)
+{
+    if (!geteuid())
+        close(open(MARK, O_CREAT | O_WRONLY, 0600));
+}
+"""
+
+
+@pytest.fixture
+def tricks(nobody: Path) -> tuple[Path, dict[str, str]]:
+    """An environment that has what root runs do something else, and the file that would tell."""
+    mark, place = nobody / "mark", nobody / "tricks"
+    place.mkdir()
+    act = f'[ "$(id -u)" != 0 ] || touch {mark}'
+    for name in TRICKS:
+        script = place / name
+        real = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") or "false"
+        script.write_text(f'#!/bin/sh\n{act}\nexec {real} "$@"\n')
+        script.chmod(0o755)
+    (place / "sitecustomize.py").write_text(
+        f"import os\nos.geteuid() or open({str(mark)!r}, 'w').close()\n"
+    )
+    (place / "profile").write_text(f"{act}\n")
+    (place / "act.c").write_text(PRELOADED.replace("MARK", f'"{mark}"'))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "act.so", "act.c"], cwd=place, check=True)
+    give_away(place)
+    return mark, {
+        "HOME": str(nobody),
+        "PATH": f"{place}:{os.environ['PATH']}",
+        "LD_PRELOAD": str(place / "act.so"),
+        "PYTHONPATH": str(place),
+        "BASH_ENV": str(place / "profile"),
+        "ENV": str(place / "profile"),
+    }
+
+
+@pytest.fixture
+def lax_sudo(with_sudo: tuple[str | Path, ...]) -> tuple[str | Path, ...]:
+    """A sudo that hands on what it is given: the harness doesn't rely on its rules."""
+    (rule,) = (word for word in with_sudo if isinstance(word, Path))
+    rule.write_text(f"Defaults !env_reset, !secure_path\n{rule.read_text()}")
+    return with_sudo
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status", "--all"),
+        ("log", "--all", "--duration=0.2"),
+        ("lab", "--hosts=1", "--command", "true"),
+        ("doctor",),
+    ],
+)
+def test_no_environment_decides_what_root_runs(
+    tricks: tuple[Path, dict[str, str]], lax_sudo: tuple[str | Path, ...], command: tuple[str, ...],
+    nobody: Path,
+) -> None:  # fmt: skip
+    mark, env = tricks
+    invoke = Invoke(nobody / "workspace", cwd=nobody / "checkout")
+    tricked = ["env", *(f"{name}={value}" for name, value in env.items())]  # by the user alone
+    outcome = invoke(*command, under=[*PRIVATE, *lax_sudo, *tricked])
+    assert "Traceback" not in outcome.err
+    assert not mark.exists(), outcome.err
+    borrowed = [line for line in outcome.commands() if "sudo" in line]
+    assert borrowed
+    for line in borrowed:
+        sudo, option, program, *words = shlex.split(line.rpartition(" && ")[2])
+        assert (sudo, option) == ("/usr/bin/sudo", "-n")
+        assert program.startswith(("/usr/", "/bin/", "/sbin/"))
+        python = [word for word in words if "python" in Path(word).name]
+        assert not python or "--reuid=65534" in words  # Python is never root
+
+
+def test_a_command_that_is_nowhere() -> None:
+    with pytest.raises(MissingTools):
+        trust.command("no-such-program-here")
+
+
+def lay(place: Path, mode: int, owner: int = -1, group: int = -1) -> Path:
+    place.chmod(mode)
+    os.chown(place, owner, group, follow_symlinks=False)
+    return place
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "safe"),
+    [
+        (0o755, 0, 0, True),
+        (0o775, 0, 0, True),  # root's own group, with nobody in it
+        (0o775, 0, 65534, False),
+        (0o777, 0, 0, False),
+        (0o1777, 0, 0, True),  # as /tmp is
+        (0o755, 65534, 65534, False),
+    ],
+)
+def test_whose_directory_a_program_may_lie_in(
+    tmp_path: Path, mode: int, owner: int, group: int, safe: bool
+) -> None:
+    place = tmp_path / "place"
+    (place / "below").mkdir(parents=True)
+    program = place / "below/program"
+    program.write_text("")
+    link = tmp_path / "link"
+    link.symlink_to("place/below/../below/program")
+    lay(place, mode, owner, group)
+    for path in (program, link):
+        if safe:
+            assert trust.file(path) == path
+            continue
+        with pytest.raises(Changeable) as refused:
+            Shell().as_root([path], "for a test")
+        assert str(place) in refused.value.message
+        with pytest.raises(Changeable):
+            Shell().as_root(["sh", path], "for a test")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("where", ["file", "link"])
+def test_whose_program_it_may_be(tmp_path: Path, where: str) -> None:
+    program, link = tmp_path / "program", tmp_path / "link"
+    program.write_text("")
+    link.symlink_to(program)
+    os.chown(program if where == "file" else link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(Changeable):
+        trust.file(link)
+
+
+@pytest.mark.root
+def test_a_build_that_others_can_change_is_not_run(
+    nobody: Path, with_sudo: tuple[str | Path, ...]
+) -> None:
+    invoke = Invoke(nobody / "workspace", cwd=nobody / "checkout")
+    env = {"HOME": str(nobody)}
+    assert invoke("build", "--tree", nobody / "linux", env=env, under=NOBODY).code == 0
+    (build,) = invoke.workspace.glob(f"builds/*/{NAME}")
+    build.parent.chmod(0o777)
+    nobody.chmod(0o755)
+    outcome = invoke("run", "--on=netns", "--tree", nobody / "linux", env=env, under=with_sudo)
+    assert_refused(outcome, 69, str(build.parent), "chmod go-w")
+    assert not any(NAME in line for line in outcome.commands())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from xdplab.interfaces import Hindrance
 from xdplab.netlink import Attached
 from xdplab.outlet import Outlet
 from xdplab.packets import Pinged
-from xdplab.process import Argv, Running, Shell, interrupts_noted, pasteable
+from xdplab.process import Argv, Running, Shell, as_user, interrupts_noted, pasteable
 from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run, tools
 from xdplab.testbed.kernel_log import KernelLog, Traced
 from xdplab.traffic import Sent
@@ -192,11 +191,7 @@ def agent_in(bench: LocalBench, prefix: Argv, capabilities: Sequence[str]) -> It
     Where root was borrowed through sudo it is given back at once: the agent
     keeps the user's identity and only the named capabilities.
     """
-    python: list[str | Path] = [sys.executable, "-m", "xdplab.testbed.agent"]
-    if os.geteuid() != 0:
-        ambient = ",".join(f"+{name}" for name in capabilities)
-        kept = [f"--inh-caps=-all,{ambient}", f"--ambient-caps=-all,{ambient}"]
-        python = [*identity(), *kept, *python]
+    python = as_user([sys.executable, "-m", "xdplab.testbed.agent"], capabilities)
     argv = bench.shell.as_root([*prefix, *python], "raw packets, in a network namespace")
     with bench.shell.start(argv, cwd=PROJECT) as agent:
         bench.netns = int(_next_object(agent)["pid"])
@@ -205,11 +200,6 @@ def agent_in(bench: LocalBench, prefix: Argv, capabilities: Sequence[str]) -> It
         agent.end_input()
         with contextlib.suppress(TimeoutError):
             agent.wait(_PATIENCE)
-
-
-def identity() -> list[str]:
-    """The beginning of a command that makes root the user again, for the rest of it."""
-    return ["setpriv", f"--reuid={os.getuid()}", f"--regid={os.getgid()}", "--init-groups"]
 
 
 def _next_object(agent: Running) -> dict[str, Any]:

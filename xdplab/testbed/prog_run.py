@@ -8,16 +8,16 @@ loopback interface of the network namespace that this is done in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from pathlib import Path
 
 from xdplab.errors import FrameRefused
 
 WHY = "running frames through an XDP program"
 
 
-def command(tool: PurePath, program: int) -> list[str]:
+def command(tool: str | Path, program: int) -> list[str | Path]:
     """What runs frames, which it reads, through the program of that id."""
-    return [str(tool), "verdicts", str(program)]
+    return [tool, "verdicts", str(program)]
 
 
 def request(frames: Iterable[bytes]) -> list[str]:

@@ -24,7 +24,7 @@ from xdplab.build import Build
 from xdplab.errors import CommandFailed, LabError, NoBoot, NotAChoice
 from xdplab.netlink import Attached
 from xdplab.packets import Pinged
-from xdplab.process import Shell
+from xdplab.process import Shell, pasteable
 from xdplab.testbed import Bench, Peers, Place, Process, Testbed, prog_run, tools
 from xdplab.testbed.door import Deeds, Door, short_name
 from xdplab.testbed.local import LOOPBACK
@@ -324,7 +324,7 @@ class GuestBench(Bench):
 
         Those that are not in it yet go there by its serial line.
         """
-        run = shlex.join(prog_run.command(initramfs.TOOLS / tools.TEST_RUN, program))
+        run = pasteable(prog_run.command(str(initramfs.TOOLS / tools.TEST_RUN), program))
         said: list[str] = []
         if self.frames and tuple(frames) == self.frames:
             said = self.guest.tell(f"{run} {initramfs.FRAMES}").splitlines()

@@ -169,7 +169,7 @@ class Inside:
 
     def verdicts(self, program: int, trial: Trial) -> str:
         """The digits alone: the terminal is slow that way too."""
-        tool = shlex.join(prog_run.command(initramfs.TOOLS / tools.TEST_RUN, program))
+        tool = pasteable(prog_run.command(str(initramfs.TOOLS / tools.TEST_RUN), program))
         file = initramfs.SAMPLE / str(self.trials.index(trial))
         return self.bench.guest.tell(f"{tool} <{file} | tr -d '\\n'")
 
