@@ -38,6 +38,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 KERNELS = ("6.1", "5.10")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
+AS_ROOT = {"INVOKE_AS_ROOT": "1"}  # these trees are the tests' own
 PATIENCE = 300.0  # seconds: a safety net, not an expectation
 CHECKOUT = (
     *("tasks.py", "invoke.yaml", "xdplab", "templates", "patches", "samples"),
@@ -136,7 +137,7 @@ class Invoke:
         process = subprocess.Popen(
             [*under, sys.executable, "-m", "invoke", *arguments],
             cwd=self.cwd,
-            env=inherited | {"INVOKE_WORKSPACE": str(self.workspace)} | dict(env or {}),
+            env=inherited | AS_ROOT | {"INVOKE_WORKSPACE": str(self.workspace)} | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    AS_ROOT,
     NOBODY,
     PATIENCE,
     Invoke,
@@ -86,6 +87,7 @@ def at_terminal(
         ["setsid", "--ctty", "--wait", *command],
         cwd=invoke.cwd,
         env=environment
+        | AS_ROOT
         | {"INVOKE_WORKSPACE": str(invoke.workspace), "LANG": "C.UTF-8", "TERM": "xterm"}
         | dict(env or {"NO_COLOR": "1"}),
         stdin=theirs,

@@ -316,6 +316,18 @@ class SomebodyElses(InputError):
         )
 
 
+class BuildsAsRoot(InputError):
+    """Root is to run a tree's make and what it calls, and wasn't told to."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this would run a kernel tree's make, and all that its makefiles call, as root",
+            "run this as an ordinary user: only the filter itself is run as root, and the"
+            " harness asks sudo for that; where root is all there is, as in a container:"
+            " INVOKE_AS_ROOT=1, or as_root: true in invoke.yaml",
+        )
+
+
 class Unfinished(InputError):
     """A git operation is under way in the tree."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdplab.errors import NotAChoice, NotBuiltYet, NoTree
+from xdplab.errors import BuildsAsRoot, NotAChoice, NotBuiltYet, NoTree
 from xdplab.process import Shell
 from xdplab.view import View
 from xdplab.workspace import RunRecord, Workspace
@@ -34,6 +35,7 @@ class Lab:
     clang: str | None
     kernels: str  # the defaults of matrix
     modes: str
+    as_root: bool  # whether a tree's make may be run by root
 
     @classmethod
     def of(cls, config: Any) -> Lab:
@@ -49,12 +51,19 @@ class Lab:
             config.get("clang"),
             str(config.matrix.kernels),
             str(config.matrix.modes),
+            bool(config.as_root),
         )
 
     def toolchain(self, gcc: str | None = None, clang: str | None = None) -> Toolchain:
-        """The compilers that --gcc and --clang name, or else those of the settings."""
+        """The compilers that --gcc and --clang name, or else those of the settings.
+
+        Whoever is going to build comes by here.  Raises BuildsAsRoot, as no tree's make is
+        run by root who wasn't told to, and what Toolchain.find raises.
+        """
         from xdplab.toolchain import Toolchain
 
+        if os.geteuid() == 0 and not (self.as_root or self.shell.dry):
+            raise BuildsAsRoot
         return Toolchain.find(
             self.gcc if gcc is None else gcc,
             self.clang if clang is None else clang,

@@ -21,6 +21,7 @@ from conftest import (
     Invoke,
     assert_refused,
     give_away,
+    snapshot,
     wait_until,
 )
 from test_run import IP, Namespace, namespace, running, without_links
@@ -376,3 +377,41 @@ def test_a_build_that_others_can_change_is_not_run(
     outcome = invoke("run", "--on=netns", "--tree", nobody / "linux", env=env, under=with_sudo)
     assert_refused(outcome, 69, str(build.parent), "chmod go-w")
     assert not any(NAME in line for line in outcome.commands())
+
+
+# ---- a build is nothing for root
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be kept from it")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("setup", "--tree", "."),
+        ("build", "--tree", "."),
+        ("build", "--tree", ".", "--all-samples"),
+        ("kernel", "--tree", "."),
+        ("editor", "--tree", "."),
+        ("survey", "--trees", "."),
+        ("bench", "--only", "build"),
+    ],
+)
+def test_root_builds_nothing_without_being_told(
+    invoke: Invoke, fake_tree: Path, command: tuple[str, ...]
+) -> None:
+    before = snapshot(fake_tree)
+    words = [str(fake_tree) if word == "." else word for word in command]
+    if command[0] == "bench":
+        assert invoke("setup", "--tree", fake_tree).code == 0
+        before = snapshot(fake_tree)
+    outcome = invoke(*words, env={"INVOKE_AS_ROOT": "0"})
+    assert_refused(outcome, 2, "as root", "INVOKE_AS_ROOT=1", "ordinary user")
+    assert snapshot(fake_tree) == before
+    assert outcome.commands() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to be kept from it")
+def test_root_may_look_and_may_be_told(invoke: Invoke, fake_tree: Path) -> None:
+    told_not = {"INVOKE_AS_ROOT": "0"}
+    assert invoke("--dry", "setup", "--tree", fake_tree, env=told_not).code == 0
+    assert invoke("setup", "--tree", fake_tree, env={"INVOKE_AS_ROOT": "1"}).code == 0
+    assert invoke("patch", "--show", env=told_not).code == 0
