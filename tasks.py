@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TREE = {"kernel": "use the tree of this version", "tree": "use the tree at this path"}
 SAMPLE = {"sample": "a pair's name, or the path of one of its two files"}
 COMPILERS = {"gcc": "the compiler of the user half", "clang": "the compiler of the kernel half"}
+SANDBOX = {"sandbox": "run make without a network, and let it write to its own places only"}
 MEND = {"mend": "set right what can be of a damaged tree, until invoke patch --revert"}
 WHERE = {"on": "host: this machine's own interfaces; netns: a private network namespace;"
          " vm: a virtual machine"}  # fmt: skip
@@ -125,6 +126,7 @@ def tutorial(
     tree="use this kernel tree of yours, where it is",
     remote="the git repository, or the tarball, to get it from",
     **MEND,
+    **SANDBOX,
 )
 def setup(
     lab: Lab,
@@ -133,6 +135,7 @@ def setup(
     tree: str | None = None,
     remote: str | None = None,
     mend: bool = False,
+    sandbox: bool = False,
 ) -> None:
     """Steps 1 to 3: get a kernel tree, configure it, make the headers that a build needs."""
     from xdplab import setup
@@ -144,7 +147,7 @@ def setup(
         Path(tree) if tree is not None else None,
         remote,
     )
-    tools = lab.toolchain()
+    tools = lab.shut_in(sandbox).toolchain()
     with lab.view.stage("setup") as stage:
         found = setup.obtain(
             wanted, lab.workspace, tools, lab.shell, stage.report, stage.line, lab.view.say,
@@ -223,6 +226,7 @@ def patch(
     **SAMPLE,
     **COMPILERS,
     **MEND,
+    **SANDBOX,
     all_samples="build every sample of the tree, the post's way",
     trace="let the kernel half log each packet, for run --trace and log: forty times slower",
 )
@@ -236,12 +240,14 @@ def build(
     mend: bool = False,
     all_samples: bool = False,
     trace: bool = False,
+    sandbox: bool = False,
 ) -> None:
     """Step 4 to 7: patch the tree, and build the one pair by the tree's own rules."""
     from xdplab import build as building
     from xdplab.sample import Sample
 
-    target, pair, tools = lab.tree(kernel, tree), Sample.find(sample), lab.toolchain(gcc, clang)
+    target, pair = lab.tree(kernel, tree), Sample.find(sample)
+    tools = lab.shut_in(sandbox).toolchain(gcc, clang)
     with lab.view.stage(f"building {pair.name}", pair) as stage:
         result = building.build(
             target, pair, tools, lab.workspace, lab.shell, stage.line, lab.view.say,
@@ -293,6 +299,7 @@ def new(lab: Lab, name: str, dir: str | None = None, kind: str = "drop") -> None
 @step(
     **TREE,
     **MEND,
+    **SANDBOX,
     gcc="the compiler",
     config="a file of kernel options of your own, on top of those of the virtual machine",
 )
@@ -303,11 +310,12 @@ def kernel(
     gcc: str | None = None,
     config: str | None = None,
     mend: bool = False,
+    sandbox: bool = False,
 ) -> None:
     """Build the tree's own kernel, small and made for the virtual machine."""
     from xdplab.boot import built
 
-    target, tools = lab.tree(kernel, tree), lab.toolchain(gcc)
+    target, tools = lab.tree(kernel, tree), lab.shut_in(sandbox).toolchain(gcc)
     with lab.view.stage("building a kernel") as stage:
         result = built.build(
             target, tools, lab.workspace, lab.shell, stage.report, stage.line, lab.view.say,

@@ -85,6 +85,7 @@ class Desk:
     workspace: Workspace
     clang: str | None = None
     trace: bool = False
+    sandboxed: bool = False
 
     def build(self, shell: Shell | None = None) -> Build:
         """Build the pair; raises what build() raises."""
@@ -92,7 +93,8 @@ class Desk:
         ours = replace(shell or Shell(), echo=self.said.append)
         return build(
             Tree.at(self.linux), Sample.find(str(self.pair / "mine_kern.c")),
-            Toolchain.find(clang=self.clang), self.workspace, ours,
+            replace(Toolchain.find(clang=self.clang), sandboxed=self.sandboxed),
+            self.workspace, ours,
             lambda _: None, lambda _: None, trace=self.trace,
         )  # fmt: skip
 
@@ -119,6 +121,11 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     """A pair that isn't built yet."""
+    return laid(tmp_path)
+
+
+def laid(tmp_path: Path) -> Desk:
+    """A desk in a directory."""
     linux = make_fake_tree(tmp_path / "linux")
     (linux / "Makefile").write_text(MAKEFILE)
     (linux / "include/tree.h").write_text("#define TREE 1\n")
@@ -152,7 +159,17 @@ def test_nothing_is_run_where_nothing_changed(built: Desk) -> None:
 
 # of the library: what looks whether anything changed, and what every command needs
 LOOKS = {"errors", "options", "lab", "workspace", "tree", "trees", "version", "files", "process"}
-LOOKS |= {"view", "view.text", "view.stage", "toolchain", "sample", "build", "receipt", "recipe"}
+LOOKS |= {
+    "logs",
+    "view",
+    "view.text",
+    "view.stage",
+    "toolchain",
+    "sample",
+    "build",
+    "receipt",
+    "recipe",
+}
 
 
 def test_what_only_looks_imports_nothing_that_builds(built: Desk) -> None:

@@ -316,6 +316,18 @@ class SomebodyElses(InputError):
         )
 
 
+class NoSandbox(CannotRun):
+    """bubblewrap is there, and the kernel doesn't let it make a sandbox."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f"no sandbox can be made here: {said.strip()}",
+            "it takes user namespaces, which some distributions keep from ordinary users:"
+            " see sysctl user.max_user_namespaces kernel.unprivileged_userns_clone"
+            " kernel.apparmor_restrict_unprivileged_userns; a container may forbid them too",
+        )
+
+
 class BuildsAsRoot(InputError):
     """Root is to run a tree's make and what it calls, and wasn't told to."""
 
@@ -777,6 +789,17 @@ class BadSeries(InputError):
 
 
 # ---- build
+
+
+class LeadsOut(BuildFailed):
+    """A link in the tree, where the harness reads and writes, to a place outside of it."""
+
+    def __init__(self, link: Path, target: Path) -> None:
+        super().__init__(
+            f"{link} leads out of the tree, to {target}: nothing is read or written there",
+            "a makefile, or whoever made the tree, put it there; look at what the tree is, and"
+            " remove the link",
+        )
 
 
 class MakeFailed(BuildFailed):

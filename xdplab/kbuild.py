@@ -11,11 +11,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from xdplab import blame, footprint
+from xdplab import blame, footprint, sandbox
 from xdplab.dialect import Dialect
 from xdplab.errors import MakeFailed, TreeFails
 from xdplab.files import require_space, write_whole
-from xdplab.process import Finished, OnLine, Shell
+from xdplab.process import Argv, Finished, OnLine, Shell
 from xdplab.recipe import BASH, FLAGS, Recipe
 from xdplab.sample import Sample
 from xdplab.sources import git
@@ -101,15 +101,16 @@ def make_sample(
 
 
 def make_again(
-    tree: Tree, recipe: Recipe, listing: Path, shell: Shell, on_line: OnLine, log: Path
-) -> None:
+    tree: Tree, recipe: Recipe, listing: Path, tools: Toolchain, shell: Shell, on_line: OnLine,
+    log: Path,
+) -> None:  # fmt: skip
     """Make one half by what make was heard to run for it, what it reads listed in a file.
 
     Raises MakeFailed, or TreeFails if the tree is to blame.
     """
     for command in recipe.again(listing):
         argv = [BASH, *FLAGS.split(), command]
-        _run(tree, argv, recipe.directory, command.split()[0], shell, on_line, log)
+        _run(tree, argv, tools, recipe.directory, command.split()[0], shell, on_line, log)
 
 
 def make_all_samples(
@@ -124,12 +125,13 @@ def make_all_samples(
 
 def make(
     tree: Tree, arguments: Sequence[str], tools: Toolchain, shell: Shell, on_line: OnLine,
-    log: Path | None = None,
+    log: Path | None = None, writes: Sequence[Path] = (),
 ) -> Finished:  # fmt: skip
     """Call make at the tree's top, with all processors and the compilers of `tools`.
 
-    `log` is kept in the tree's state if none is named.  Raises MakeFailed, or
-    TreeFails if the tree is to blame.
+    `log` is kept in the tree's state if none is named; in a sandbox only the tree can be
+    written to, or what `writes` names instead.  Raises MakeFailed, or TreeFails if the
+    tree is to blame, and what sandbox.require_inside raises.
     """
     log = log or tree.state(_PREPARE_LOG)
     if not shell.dry:
@@ -139,25 +141,31 @@ def make(
     targets = [word for word in arguments if "=" not in word]
     what = shlex.join(["make", *(targets or arguments[:1])])
     argv = ["make", f"-j{os.cpu_count()}", *arguments, *config, *tools.variables]
-    return _run(tree, argv, "", what, shell, on_line, log)
+    return _run(tree, argv, tools, "", what, shell, on_line, log, writes)
 
 
 def _run(
-    tree: Tree, argv: Sequence[str], directory: str, what: str, shell: Shell, on_line: OnLine,
-    log: Path,
+    tree: Tree, argv: Sequence[str], tools: Toolchain, directory: str, what: str, shell: Shell,
+    on_line: OnLine, log: Path, writes: Sequence[Path] = (),
 ) -> Finished:  # fmt: skip
+    given: Argv = argv
+    if tools.sandboxed:
+        sandbox.require_inside(tree.path)
+        given = sandbox.around(argv, tree.path / directory, writes or [tree.path], tools.called)
     finished = shell.run(
-        argv,
+        given,
         cwd=tree.path / directory,
         env={"LC_ALL": "C.UTF-8"},
         log=log,
         on_line=on_line,
         check=False,
     )
+    if tools.sandboxed:
+        sandbox.require_inside(tree.path)
     if finished.code and tree.origin is Origin.GIT:
         said = (line.text for line in finished.lines)
         if git.fetch_missing(tree.path, said, shell, lambda *_: None):
-            return _run(tree, argv, directory, what, shell, on_line, log)
+            return _run(tree, argv, tools, directory, what, shell, on_line, log, writes)
     if finished.code:
         fault = blame.of(tree, finished.lines)
         if fault:

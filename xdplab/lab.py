@@ -36,6 +36,7 @@ class Lab:
     kernels: str  # the defaults of matrix
     modes: str
     as_root: bool  # whether a tree's make may be run by root
+    sandbox: bool  # whether it is shut in
 
     @classmethod
     def of(cls, config: Any) -> Lab:
@@ -52,23 +53,35 @@ class Lab:
             str(config.matrix.kernels),
             str(config.matrix.modes),
             bool(config.as_root),
+            bool(config.sandbox),
         )
+
+    def shut_in(self, sandbox: bool) -> Lab:
+        """The same, with make shut in if that is wanted here, whatever the settings say."""
+        return replace(self, sandbox=self.sandbox or sandbox)
 
     def toolchain(self, gcc: str | None = None, clang: str | None = None) -> Toolchain:
         """The compilers that --gcc and --clang name, or else those of the settings.
 
         Whoever is going to build comes by here.  Raises BuildsAsRoot, as no tree's make is
-        run by root who wasn't told to, and what Toolchain.find raises.
+        run by root who wasn't told to, and what Toolchain.find raises; if make is to be
+        shut in, what sandbox.require raises.
         """
         from xdplab.toolchain import Toolchain
 
         if os.geteuid() == 0 and not (self.as_root or self.shell.dry):
             raise BuildsAsRoot
-        return Toolchain.find(
+        tools = Toolchain.find(
             self.gcc if gcc is None else gcc,
             self.clang if clang is None else clang,
             memory=self.workspace.compilers,
         )
+        if not self.sandbox:
+            return tools
+        from xdplab import sandbox
+
+        sandbox.require(self.shell)
+        return replace(tools, sandboxed=True)
 
     def tree(self, kernel: str | None, path: str | None) -> Tree:
         """The tree that --kernel or --tree names, or else the current one, to be written to.

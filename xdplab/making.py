@@ -69,8 +69,9 @@ def again(order: Order, kept: Build, receipt: Receipt, stale: Collection[str]) -
         for made in sorted(stale):
             recipe = receipt.halves[made].recipe
             kbuild.make_again(
-                tree, recipe, listing(tree, made), order.shell, order.on_line, order.log
-            )
+                tree, recipe, listing(tree, made), order.tools, order.shell, order.on_line,
+                order.log,
+            )  # fmt: skip
     if order.shell.dry:
         return kept
     seconds = time.monotonic() - started

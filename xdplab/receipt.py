@@ -142,7 +142,7 @@ def take(
 
     halves, read = {}, set[str]()
     for made, recipe in recipes.items():
-        recipe.list_files(tree, listing(tree, made))
+        recipe.list_files(tree, listing(tree, made), tools)
         listed = recipe.listed(tree, listing(tree, made))
         if not listed:
             return None

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from xdplab.process import Shell
+from xdplab.process import Argv, Shell
+from xdplab.toolchain import Toolchain
 from xdplab.tree import Tree
 
 # A rule is a pipe of clang into llc from v5.0 on, and a failed clang is hidden by it:
@@ -77,10 +78,16 @@ class Recipe:
         listed = f" -MD -MF {shlex.quote(str(listing))} -c "
         return [re.sub(_COMPILES, listed, re.sub(_KBUILDS_LIST, "", first), count=1), *rest]
 
-    def list_files(self, tree: Tree, listing: Path) -> None:
+    def list_files(self, tree: Tree, listing: Path, tools: Toolchain) -> None:
         """Have the compiler list what it reads, and make nothing."""
         command = re.sub(_OUTPUT, "", self.again(listing)[0]).replace(" -MD ", " -M ")
-        Shell().ask(words(command), cwd=tree.path / self.directory)
+        argv: Argv = words(command)
+        place = tree.path / self.directory
+        if tools.sandboxed:  # what was heard is a makefile's word
+            from xdplab import sandbox  # here: who only looks into recipes runs none
+
+            argv = sandbox.around(argv, place, [tree.path], tools.called)
+        Shell().ask(argv, cwd=place)
 
     def listed(self, tree: Tree, listing: Path) -> list[str]:
         """What was listed, by its whole path; the list is taken away."""

@@ -43,6 +43,7 @@ class Toolchain:
     ccache: bool = False  # whether what gcc compiles is kept by ccache(1)
     # what they said, by file: see remember()
     answers: dict[str, Any] = field(default_factory=dict, compare=False)
+    sandboxed: bool = False  # whether they run shut in: see sandbox
 
     @classmethod
     def find(
@@ -79,6 +80,11 @@ class Toolchain:
         known = read_json(memory) or {}
         if not self.answers.items() <= known.items():
             write_json(memory, known | self.answers)
+
+    @property
+    def called(self) -> list[str]:
+        """The compilers, each once: they may lie anywhere."""
+        return list(dict.fromkeys(self.commands.values()))
 
     @property
     def variables(self) -> list[str]:

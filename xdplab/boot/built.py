@@ -117,7 +117,7 @@ def build(
             log.unlink(missing_ok=True)
         make = partial(
             kbuild.make, replace(tree, path=place / "source"), tools=tools, shell=shell,
-            on_line=counted(on_line, report), log=log,
+            on_line=counted(on_line, report), log=log, writes=[place],
         )  # fmt: skip
         report("configuring")
         got = _configure(place, asked, make, dry=shell.dry)
