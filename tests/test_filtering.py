@@ -384,6 +384,15 @@ def test_changes_are_made_whole_or_not_at_all(room: Room, tmp_path: Path) -> Non
     assert_refused(outcome, 2, "nothing was changed: line 2: 'x'", "line 3: '10.0.0.4/'")
 
 
+def test_by_whom_and_since_when_it_is_loaded_is_told(room: Room) -> None:
+    with room.invoke.start("filter.load", "v0", "--json", under=room.under) as run:
+        run.wait_for('"rules": 0')
+        outcome = room("filter.load", "v1")
+        assert_refused(outcome, 2, "loaded already, on v0, held by process ", ", since 20")
+        run.interrupt()
+    assert room.nothing_left()
+
+
 def test_where_there_is_none(room: Room, invoke: Invoke) -> None:
     for refused in (room("filter.add", "10.0.0.1"), room("filter.unload"), invoke("filter.list")):
         assert_refused(refused, 2, "no filter is loaded", "invoke filter.load")

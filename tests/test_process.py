@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdplab.errors import CommandFailed, MissingTools
-from xdplab.process import Line, Shell, pasteable
+from xdplab.process import Line, Shell, pasteable, since
 from xdplab.workspace import PROJECT
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -262,6 +262,16 @@ def test_root_needs_no_sudo() -> None:
     program, *words = Shell().as_root(["ip", "link"], "for a test")
     assert Path(program).is_absolute()
     assert (Path(program).name, words) == ("ip", ["link"])
+
+
+def test_when_a_process_began() -> None:
+    before = time.time()
+    with subprocess.Popen(["sleep", "300"]) as process:
+        after = time.time()
+        assert before - 1 < since(process.pid) < after + 1  # the kernel counts in ticks
+        process.kill()
+    with pytest.raises(OSError, match="No such file"):
+        since(process.pid)
 
 
 # ---- asked to end

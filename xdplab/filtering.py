@@ -20,6 +20,7 @@ from xdplab.errors import (
     BadRules,
     DidNotAttach,
     EndedBadly,
+    InterfaceTaken,
     LabError,
     ModeRefused,
     NoBpffs,
@@ -35,7 +36,7 @@ from xdplab.files import mounted
 from xdplab.lifelines import Lifeline
 from xdplab.model import Policy
 from xdplab.options import choice, number, seconds, whole_number, words
-from xdplab.process import Fed, Line, Running, Shell
+from xdplab.process import Fed, Line, Running, Shell, since
 from xdplab.rules import Given, Ruleset
 from xdplab.testbed import Bench
 from xdplab.workspace import RunRecord, Workspace, boot_id
@@ -408,7 +409,11 @@ def _why_not(code: int, lines: Sequence[Line], wanted: Wanted, given: Given) -> 
     said = [line.text for line in lines if line.stream == "err"]
     text, devs = "\n".join(said), ", ".join(wanted.devs)
     if "loaded already" in text:
-        return AlreadyLoaded(text.partition(": xdp_filter")[0])
+        return AlreadyLoaded(_since(text.partition(": xdp_filter")[0]))
+    if runner.ALREADY in text:  # since it was looked at
+        for one in (one for dev in wanted.devs for one in netlink.attached(dev)):
+            cure = f"invoke status; invoke detach --dev {one.dev}"
+            return InterfaceTaken(one.dev, one.program, f"{one.mode} mode", cure)
     if re.search(r"^rule \d+: ", text, re.MULTILINE):
         return RuleRefused(given.located(text))
     if runner.NOT_PERMITTED.search(text):
@@ -417,6 +422,15 @@ def _why_not(code: int, lines: Sequence[Line], wanted: Wanted, given: Given) -> 
     if refusals and wanted.mode != "auto":
         return ModeRefused(devs, wanted.mode, refusals[0].removeprefix(runner.KERNEL), text)
     return DidNotAttach(devs, code, text, text)
+
+
+def _since(said: str) -> str:
+    """That a process holds it, with since when."""
+    held = re.search(r"held by process (\d+)", said)
+    with contextlib.suppress(OSError):  # it is gone
+        began = time.localtime(since(int(held[1]))) if held else None
+        return f"{said}, since {time.strftime('%F %T', began)}" if began else said
+    return said
 
 
 def _end(process: Running) -> str:

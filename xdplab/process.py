@@ -261,6 +261,13 @@ def find(command: str) -> str | None:
     return shutil.which(command, path="/usr/sbin:/sbin")
 
 
+def since(pid: int) -> float:
+    """When a process began, in seconds since the epoch (proc(5)); raises OSError if it is gone."""
+    began = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    up = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - up + began / os.sysconf("SC_CLK_TCK")
+
+
 def pasteable(argv: Argv, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """The command as a line for a shell."""
     settings = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
