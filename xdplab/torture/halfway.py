@@ -267,11 +267,18 @@ def _known(
     halfway: Halfway, deed: Deed, deeds: Mapping[str, Deed], empty: Path, templates: Path
 ) -> Known:
     """What becomes of a deed that nobody disturbs; raises CommandFailed."""
-    halfway.lay(empty)
-    for name in deed.after:
-        halfway.require(deeds[name])
-    template = templates / deed.kind.replace(" ", "-")
-    shutil.copytree(halfway.desk, template, symlinks=True)
-    before, began = contents(halfway.desk), time.monotonic()
+
+    def template(names: tuple[str, ...]) -> Path:
+        """The desk after these deeds."""
+        path = templates / "-".join(["after", *names]).replace(" ", "-")
+        if names and not path.exists():
+            halfway.lay(template(names[:-1]))
+            halfway.require(deeds[names[-1]])
+            shutil.copytree(halfway.desk, path, symlinks=True)
+        return path if names else empty
+
+    halfway.lay(before := template(deed.after))
+    began = time.monotonic()
     halfway.require(deed)
-    return Known(deed, template, before, contents(halfway.desk), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Known(deed, before, contents(before), contents(halfway.desk), seconds)
