@@ -104,3 +104,17 @@ def test_a_full_disk_tells_how_full(tmp_path: Path) -> None:
     assert str(tmp_path) in full.message
     assert "MiB are free" in full.message
     assert NoSpace(tmp_path, 5 * 2**20, 0).message.endswith("5 MiB are needed, 0 MiB are free")
+
+
+def test_a_quota_that_is_used_up_is_told_as_a_full_disk(tmp_path: Path) -> None:
+    full = LabError.of(OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path)))
+    assert isinstance(full, NoSpace)
+    assert full.exit_code == 69
+
+
+def test_a_file_that_another_command_has_removed_is_told_as_that(tmp_path: Path) -> None:
+    gone = LabError.of(FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "gone")))
+    assert gone.exit_code == 69
+    assert f"{tmp_path}/gone is not there any more" in gone.message
+    with pytest.raises(FileNotFoundError):  # a command that isn't installed is another fault
+        LabError.of(FileNotFoundError(errno.ENOENT, "No such file", "gcc"))

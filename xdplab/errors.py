@@ -38,6 +38,8 @@ class LabError(Exception):
             while not place.exists():
                 place = place.parent
             return NoSpace(place, None, shutil.disk_usage(place).free)
+        if isinstance(error, FileNotFoundError) and place.is_absolute():
+            return Vanished(place)  # what a user names is looked for before it is used
         raise error
 
 
@@ -975,6 +977,17 @@ class Held(CannotRun):
 
     def __init__(self, what: Path, holder: str) -> None:
         super().__init__(f"{what} is being worked on by {holder}", "wait for it, or end it")
+
+
+class Vanished(CannotRun):
+    """A file of the harness's own that was there a moment ago."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is not there any more",
+            "another command has removed it meanwhile, invoke clean perhaps; the same command"
+            " again tells what has to be made anew",
+        )
 
 
 class Wrecked(CannotRun):

@@ -143,7 +143,8 @@ class Ground:
 def _changed(before: Traces, now: Traces) -> Iterator[str]:
     for what in now:
         yield from (f"{what} is left: {one}" for one in sorted(now[what] - before[what]))
-        yield from (f"{what} is gone: {one}" for one in sorted(before[what] - now[what]))
+        gone = before[what] - now[what] if what in _THEIRS else ()
+        yield from (f"{what} is gone: {one}" for one in sorted(gone))
 
 
 # ---- how to look
@@ -215,6 +216,9 @@ _LOOKS: Mapping[str, Callable[[Ground], Iterator[str]]] = {
     "a lock": _locked,
     "a tracefs instance": _instances,
 }
+
+
+_THEIRS = ("an XDP program on an interface", "an interface")  # nobody may take these away
 
 
 def _parent(pid: int) -> int:

@@ -36,7 +36,7 @@ class Command:
 
 
 _TELLING = ("--revert", "--source=git", "--on=netns", f"--dev={NEAR}", "--stay")
-_NOT_BUILT = "isn't built|is not built|was never built|no tree is set up|hasn't been built"
+_NOT_BUILT = "is not there any more|is not built yet|is set up"
 
 
 def _commands(here: Path, remote: str, builds: dict[str, Build]) -> Iterator[Command]:
@@ -87,7 +87,7 @@ class Together:
         ):
             finding = self._told(first, one) or self._told(second, other)
             said = one.last_words() + other.last_words()
-        with self.grounds[0].started(*invoke("clean")) as clean:
+        with self.grounds[0].started(*invoke("clean", "--trees")) as clean:
             code = clean.running.wait(_PATIENCE)
             if code and not finding:
                 finding = Finding(f"invoke clean ended with {code}", (), clean.last_words())
