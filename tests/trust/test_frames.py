@@ -12,27 +12,31 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
+from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from conftest import PROJECT, Invoke, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xdplab import runner
 from xdplab.bench.measure import Means
 from xdplab.bench.place import Place, namespace
-from xdplab.boot import Kernel
+from xdplab.boot import Kernel, qemu
 from xdplab.build import Build
+from xdplab.counters import Reading
 from xdplab.model import Action, Policy, Rule, Side
 from xdplab.process import Shell
 from xdplab.toolchain import Toolchain
 from xdplab.torture import chance, frames
 from xdplab.torture.frames import JOB, Frames
-from xdplab.torture.trials import FILTER, TUTORIAL, Filter, Here, Loud, Trial, Tutorial
+from xdplab.torture.trials import FILTER, TUTORIAL, Filter, Here, Inside, Loud, Trial, Tutorial
 from xdplab.torture.trials import require_quiet as quiet
 from xdplab.tree import Tree
-from xdplab.workspace import Workspace
+from xdplab.workspace import RunRecord, Workspace
 
 SETS, EACH = 5, 2000  # of rules, and frames for each
 RULE = Rule(Side.SRC, ip_network("192.168.1.78/32"))
@@ -214,6 +218,43 @@ def test_a_try_in_a_guest_finds_nothing(
     tried = ordeal({FILTER: builds[FILTER]}, place, {kernel.release: kernel}).once(by_seed())
     assert kernel.release in tried.kind
     assert not tried.finding
+
+
+@pytest.mark.root
+@pytest.mark.tree
+@pytest.mark.image
+def test_a_cpu_that_goes_takes_no_count_with_it(
+    builds: dict[str, Build], place: Place, bootable: Callable[[str], Kernel],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    real = qemu.argv
+
+    def with_two_cpus(*what: Any, **how: Any) -> list[str | Path]:
+        argv = real(*what, **how)
+        argv[argv.index("-smp") + 1] = "2"
+        return argv
+
+    monkeypatch.setattr(qemu, "argv", with_two_cpus)
+    kernel, build = bootable("6.12-cloud"), builds[TUTORIAL]
+    trial = Trial.by_chance(TUTORIAL, "1", EACH)
+    with (
+        frames.guest(build, [trial], kernel, place.bench.workspace, place, tmp_path) as bench,
+        runner.started(build, JOB, bench, RunRecord(tmp_path / "run.json")) as run,
+    ):
+        seen: list[Reading] = []
+        run.sinks.append(seen.append)
+        inside = Inside(bench, [trial])
+        tutorial = Tutorial(run, lambda program, one: inside.verdicts(program, one, on_cpu))
+        for on_cpu, switch in ((1, "0"), (0, "1"), (1, "0"), (0, "0")):
+            assert not tutorial.agrees(trial)
+            assert not tutorial.counted()
+            assert seen[-1].per_cpu[on_cpu] >= trial.verdicts.count("1") > 0
+            bench.guest.tell(f"echo {switch} > /sys/devices/system/cpu/cpu1/online")
+            assert not tutorial.counted()
+    assert all(one.per_cpu.keys() == {0, 1} for one in seen)
+    assert all(
+        one.per_cpu[cpu] <= after.per_cpu[cpu] for one, after in pairwise(seen) for cpu in (0, 1)
+    )
 
 
 @pytest.mark.root

@@ -167,11 +167,12 @@ class Inside:
         given = shlex.join(["printf", r"%s\n", *text.splitlines()])
         return self.bench.guest.tell(f"{given} | {command} 2>&1")
 
-    def verdicts(self, program: int, trial: Trial) -> str:
+    def verdicts(self, program: int, trial: Trial, cpu: int | None = None) -> str:
         """The digits alone: the terminal is slow that way too."""
         tool = pasteable(prog_run.command(str(initramfs.TOOLS / tools.TEST_RUN), program))
         file = initramfs.SAMPLE / str(self.trials.index(trial))
-        return self.bench.guest.tell(f"{tool} <{file} | tr -d '\\n'")
+        pinned = "" if cpu is None else f"taskset {1 << cpu:x} "
+        return self.bench.guest.tell(f"{pinned}{tool} <{file} | tr -d '\\n'")
 
 
 # ---- the samples' programs
