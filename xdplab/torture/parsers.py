@@ -388,7 +388,12 @@ class Parsers:
         options = [f"-runs={runs}", f"-seed={rng.randrange(1, 2**31)}", f"-timeout={_PATIENCE}",
                    f"-artifact_prefix={corpus}-"]  # fmt: skip
         fuzz = [sys.executable, "-m", "xdplab.torture.fuzz", name]
-        ended = self.shell.run([*fuzz, *options, corpus], cwd=PROJECT, check=False)
+        ended = self.shell.run(
+            [*fuzz, *options, corpus],
+            cwd=PROJECT,
+            env={"TMPDIR": str(self.corpora)},  # it ends without a chance to clear up
+            check=False,
+        )
         if ended.code == 0 and f"Done {runs} " in ended.text("err"):
             return None
         inputs = tuple(repr(one.read_bytes()) for one in self.corpora.glob(f"{name}-*"))
