@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import AS_ROOT
 
 from xdplab.bench import build
 from xdplab.bench.measure import Means, measure
@@ -15,7 +16,11 @@ from xdplab.workspace import Workspace
 
 
 @pytest.mark.tree
-def test_each_way_builds_the_pair_in_a_copy(fetched: Callable[[str], Path], tmp_path: Path) -> None:
+def test_each_way_builds_the_pair_in_a_copy(
+    fetched: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in AS_ROOT.items():  # one of the ways is a command
+        monkeypatch.setenv(name, value)
     original = Tree.at(fetched("6.1"))
     said: list[str] = []
     means = Means(
