@@ -1,11 +1,10 @@
 """Kills, full disks and two at once, by chance: the short form of `invoke torture`.
 
-Half of the tries are always the same, and half never are: a failure tells their seed.
+The tries are the same ones each time; the moments at which they strike never quite are.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from random import Random
 
@@ -36,10 +35,9 @@ def means(lab: Invoke) -> Means:
 @pytest.mark.parametrize("name", TRIES)
 def test_no_promise_is_broken(name: Name, means: Means) -> None:
     with session.ORDEALS[name](means) as ordeal:
-        for first in (1, secrets.randbelow(10**6)):
-            for seed in range(first, first + TRIES[name] // 2):
-                tried = ordeal.once(Random(f"{name} {seed}"))  # noqa: S311
-                assert not tried.finding, f"invoke torture --only {name} --seed {seed}: {tried}"
+        for seed in range(TRIES[name]):
+            tried = ordeal.once(Random(f"{name} {seed}"))  # noqa: S311
+            assert not tried.finding, f"invoke torture --only {name} --seed {seed}: {tried}"
 
 
 # ---- that the ground sees what is left: a check that can't fail is none

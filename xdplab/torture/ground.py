@@ -98,6 +98,7 @@ class Ground:
         environment = {
             "INVOKE_WORKSPACE": str(self.workspace.root),
             "TMPDIR": str(self.scratch),
+            "INVOKE_AS_ROOT": "1",  # trees here are of our making
             _MARK: self.mark,
         }
         with self.bench.shell.start(argv, cwd=cwd, env=environment) as running:
