@@ -12,7 +12,8 @@ from conftest import Invoke, modules
 EMPTY = "from invoke.tasks import task\n\n@task\ndef nothing(c):\n    pass\n"
 ALWAYS = {"errors", "options"}
 # of a command that runs: where things are, how commands are run, what people see
-LAB = ALWAYS | {"lab", "workspace", "tree", "version", "files", "process", "view", "view.text"}
+LAB = ALWAYS | {"lab", "workspace", "tree", "version", "files", "process", "logs"}
+LAB |= {"view", "view.text"}
 # org: pickle looks for Jython; psutil: pyroute2 does, and takes it where it is
 NOT_THE_COMMANDS = {"xdplab", "org", "psutil"}
 
