@@ -132,6 +132,7 @@ static inline int watch_over(void)
 
 	if (pipe2(alive, O_CLOEXEC) || pipe2(ready, O_CLOEXEC))
 		return -1;
+	signal(SIGCHLD, SIG_IGN); /* nobody waits for its end */
 	switch (fork()) {
 	case -1:
 		return -1;

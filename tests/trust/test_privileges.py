@@ -221,7 +221,8 @@ def test_on_the_oldest_and_the_newest_kernel_too(
         process = bench.start(build, ["-i", IP, "-t", "0.1"], tmp_path / "output.log")
         wait_for_counters = (line.text.startswith("cpu 0, ") for line in process.lines(PATIENCE))
         assert any(wait_for_counters)
-        status = bench.guest.tell("cat /proc/$(cat /run/pid)/status")
+        pid = bench.guest.tell(f"/bin/busybox pidof {NAME}")
+        status = bench.guest.tell(f"cat /proc/{pid}/status")
         assert_only(to_read(spec, closed=True), status)
         assert any("cpu 0, " in line.text for line in process.lines(PATIENCE))  # it still can
         process.end_input()
