@@ -35,6 +35,7 @@ _FRAGMENT, _AUTHENTICATION = 44, 51
 
 _CHANGES = 15  # frames that are made of one
 _HEADERS = 12 + 2 + 40 + 24  # where they end, but for tags and extensions
+_MAPPED_WIDTH = 96  # bits in front of an IPv4 address (RFC 4291)
 _PLACES = (22, 26, 28, 30, 34, 38, 42, 62)  # of addresses, without a tag and with one
 
 
@@ -85,7 +86,8 @@ def rules(random: Random, most: int) -> list[Rule]:
 
 def addresses(random: Random) -> list[Rule]:
     """A rule for each known IPv6 address, and none else: they crowd in one table."""
-    return [Rule(random.choice(tuple(Side)), IPv6Network(address)) for address in KNOWN6]
+    known = [network for network in map(IPv6Network, KNOWN6) if not _maps_ipv4(network)]
+    return [Rule(random.choice(tuple(Side)), network) for network in known]
 
 
 def _rule(random: Random) -> Rule:
@@ -96,7 +98,14 @@ def _rule(random: Random) -> Rule:
     else:
         length = random.choice((128, 128, 128, 64, 127, 32, random.randrange(129)))
         network = IPv6Network((_address(random, KNOWN6), length), strict=False)
+        if _maps_ipv4(network):
+            network = network.supernet(new_prefix=_MAPPED_WIDTH)
     return Rule(random.choice(tuple(Side)), network)
+
+
+def _maps_ipv4(network: IPv6Network) -> bool:
+    """Whether it is IPv4 in IPv6's notation: the filter refuses that, as no packet has it."""
+    return bool(network.network_address.ipv4_mapped) and network.prefixlen > _MAPPED_WIDTH
 
 
 def _address(random: Random, known: Sequence[bytes]) -> bytes:
