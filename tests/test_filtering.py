@@ -385,7 +385,7 @@ def test_changes_are_made_whole_or_not_at_all(room: Room, tmp_path: Path) -> Non
 
 
 def test_by_whom_and_since_when_it_is_loaded_is_told(room: Room) -> None:
-    with room.invoke.start("filter.load", "v0", "--json", under=room.under) as run:
+    with room.invoke.start("filter.load", "v0", "--json", "--yes", under=room.under) as run:
         run.wait_for('"rules": 0')
         outcome = room("filter.load", "v1")
         assert_refused(outcome, 2, "loaded already, on v0, held by process ", ", since 20")
