@@ -947,7 +947,8 @@ def bench(
 
 @step(
     minutes="how long",
-    only="of exit, guest, halfway and together those, with commas between; else all in turn",
+    only="of exit, guest, halfway, together, frames, parser and endurance those, with commas"
+    " between; else all in turn",
     seed="begin with the chances of this number: that of a finding brings it about again",
     json="a JSON object, on standard output",
 )

@@ -32,6 +32,7 @@ from xdplab.boot.qemu import QEMU
 from xdplab.damage import EVERY_TREE
 from xdplab.errors import CannotRun
 from xdplab.process import Shell
+from xdplab.torture import small
 from xdplab.workspace import Workspace
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -298,12 +299,7 @@ FAKE = {
     "Kconfig": "",
     "scripts/Makefile": "",
     "drivers/net/loopback.c": "/* no sample needs it */\n",
-    "samples/bpf/Makefile": """\
-        tprogs-y := sockex1
-        sockex1-objs := sockex1_user.o
-        always-y := $(tprogs-y)
-        always-y += sockex1_kern.o
-        """,
+    "samples/bpf/Makefile": small.SAMPLES,
     "tools/lib/bpf/libbpf.c": "",
     "tools/lib/bpf/bpf_helpers.h": "",
 }
@@ -311,10 +307,7 @@ FAKE = {
 
 def make_fake_tree(path: Path) -> Path:
     """A kernel tree of a few lines, with targets of the right names."""
-    for name, text in FAKE.items():
-        file = path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(text))
+    small.write(path, {name: textwrap.dedent(text) for name, text in FAKE.items()})
     return path
 
 
@@ -544,6 +537,19 @@ def matrix_labs(
 
 # a network namespace of the test's own: its lo is nobody else's
 PRIVATE = ("unshare", "--net")
+
+
+@contextlib.contextmanager
+def holder(script: str) -> Iterator[int]:
+    """A network and mount namespace that a script has made ready; gives the process in it."""
+    argv = ["unshare", "--net", "--mount", "sh", "-ec", f"{script}\necho; exec sleep infinity"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"\n"
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def no_root() -> str:

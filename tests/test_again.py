@@ -32,43 +32,9 @@ from xdplab.process import Running, Shell
 from xdplab.receipt import Receipt
 from xdplab.sample import Sample
 from xdplab.toolchain import Toolchain
+from xdplab.torture import small
 from xdplab.tree import Tree
 from xdplab.workspace import Workspace
-
-# A tree whose rules for a pair are like kbuild's, V=1 and all, and whose own headers are few.
-MAKEFILE = r"""
-VERSION = 6
-PATCHLEVEL = 1
-SUBLEVEL = 0
-EXTRAVERSION =
-
-.RECIPEPREFIX = >
-.SECONDARY:
-obj := $(M)
-Q := $(if $(V),,@)
-LIBBPF := tools/lib/bpf/libbpf.a
-all: $(always-y)
-allnoconfig:
-> @cp .xdplab/config .config
-prepare0:
-> @mkdir -p include/generated
-> @touch include/generated/asm-offsets.h
-scripts:
-$(LIBBPF): tools/lib/bpf/libbpf.c
-> $(Q)gcc $(KCFLAGS) -c -o tools/lib/bpf/libbpf.o $<
-> @echo 'tools/lib/bpf/libbpf.o: libbpf.c \' > tools/lib/bpf/.libbpf.o.cmd
-> $(Q)ar rcs $@ tools/lib/bpf/libbpf.o
-$(obj)/%_kern.o: $(obj)/%_kern.c
-> @echo "  CLANG-bpf " $@
-> $(Q)$(or $(CLANG),clang) -Iinclude \
->       --target=bpf -O2 -emit-llvm -c $< -o - | \
->       llc -march=bpf -filetype=obj -o $@
-$(obj)/%_user.o: $(obj)/%_user.c
-> $(Q)gcc -Wp,-MMD,$(obj)/.$(notdir $@).d -Iinclude $(KCFLAGS) -c -o $@ $<
-$(obj)/%: $(obj)/%_user.o $(LIBBPF)
-> $(Q)gcc -o $@ $< $(LIBBPF)
-.PHONY: all allnoconfig prepare0 scripts
-"""
 
 KERN = """\
 #include <tree.h>
@@ -136,7 +102,7 @@ def desk(tmp_path: Path) -> Desk:
 def laid(tmp_path: Path) -> Desk:
     """A desk in a directory."""
     linux = make_fake_tree(tmp_path / "linux")
-    (linux / "Makefile").write_text(MAKEFILE)
+    (linux / "Makefile").write_text(small.makefile("6.1", "libbpf"))
     (linux / "include/tree.h").write_text("#define TREE 1\n")
     pair = tmp_path / "pair"
     pair.mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NOBODY, Invoke, Outcome, assert_refused, wait_until
+from conftest import NOBODY, Invoke, Outcome, assert_refused, holder, wait_until
 
 from xdplab.errors import InputError
 from xdplab.filtering import Count, Counted, Device, Stats, Wanted
@@ -32,7 +32,6 @@ PLACE = """
     ip address add 192.0.2.2/24 dev v0
     ip route add default via 192.0.2.1
     mount -t bpf bpf /sys/fs/bpf
-    echo; exec sleep infinity
 """
 YES = ("--yes",)  # v0 has the default route: what that means is tests/trust/test_lockout.py's
 SSH = {"SSH_CONNECTION": "203.0.113.5 4000 192.0.2.2 22"}
@@ -99,14 +98,8 @@ def built(labs: Callable[[str], Invoke]) -> Invoke:
 
 @contextlib.contextmanager
 def opened(invoke: Invoke) -> Iterator[Room]:
-    argv = ["unshare", "--net", "--mount", "sh", "-ec", PLACE]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
-        try:
-            assert holder.stdout
-            assert holder.stdout.readline() == b"\n"
-            yield Room(invoke, holder.pid)
-        finally:
-            holder.kill()
+    with holder(PLACE) as process:
+        yield Room(invoke, process)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KERNELS, PATIENCE, Invoke, wait_until
+from conftest import KERNELS, PATIENCE, Invoke, holder, wait_until
 from hypothesis import given, settings
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
@@ -157,10 +157,8 @@ def builds(labs: Callable[[str], Invoke]) -> Callable[[str], Build]:
 
 @contextlib.contextmanager
 def machine_with(build: Build, workspace: Workspace) -> Iterator[Machine]:
-    ready = "mount -t bpf bpf /sys/fs/bpf && ip link set lo up && echo ready && exec cat"
-    with Shell().start(["unshare", "--net", "--mount", "sh", "-c", ready]) as holder:
-        assert next(holder.lines(60)).text == "ready"
-        yield Machine(holder.pid, build.program, workspace)
+    with holder("mount -t bpf bpf /sys/fs/bpf; ip link set lo up") as process:
+        yield Machine(process, build.program, workspace)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xdplab.errors import BadCases, FileInTheWay
-from xdplab.files import read_json, write_json
+from xdplab.files import read_json, sha256, write_json
 from xdplab.process import OnLine, Shell
 from xdplab.receipt import Receipt
 from xdplab.sample import COMPAT, LOADER, OPTIONS, Sample
@@ -202,7 +202,7 @@ def changed_files(order: Order) -> dict[Path, bytes]:
 
 def sum_of(path: Path) -> str:
     """A file's SHA-256; empty if there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return sha256(path) if path.is_file() else ""
 
 
 def from_here(path: Path) -> str:

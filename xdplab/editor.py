@@ -7,7 +7,6 @@ the format, which has no room for a word on who wrote the file.
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -17,7 +16,7 @@ from typing import Any
 from xdplab import build as building
 from xdplab import recipe
 from xdplab.errors import BuildFailed, NotBuilt, NotOurCommands
-from xdplab.files import read_json, write_json
+from xdplab.files import read_json, sha256, write_json
 from xdplab.process import OnLine, Shell
 from xdplab.sample import COMPAT, LOADER, Sample
 from xdplab.sources import Tell
@@ -73,7 +72,7 @@ def write(
     ours = {entry["file"] for entry in said}
     others = [entry for entry in read_json(path) or [] if entry["file"] not in ours]
     write_json(path, [*others, *said])
-    write_json(workspace.root / _WRITTEN, written | {str(path): _sha256(path)})
+    write_json(workspace.root / _WRITTEN, written | {str(path): sha256(path)})
     return path
 
 
@@ -99,11 +98,7 @@ def _written(workspace: Workspace) -> dict[str, str]:
 
 
 def _is_ours(path: Path, written: dict[str, str]) -> bool:
-    return written.get(str(path)) == _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return written.get(str(path)) == sha256(path)
 
 
 # ---- what make said

@@ -19,7 +19,7 @@ from typing import Any
 
 from xdplab.errors import LockedOut
 from xdplab.model import Action, Address, Policy, Rule, xdp_filter
-from xdplab.process import Shell, find
+from xdplab.process import Shell, find, parent
 from xdplab.rules import Ruleset, told
 
 _PROC = Path("/proc")
@@ -200,7 +200,7 @@ def _inherited() -> Iterator[tuple[Address, Address]]:
                 name, _, value = setting.decode(errors="replace").partition("=")
                 yield from _ends(value if name == _SSH else "")
         try:
-            process = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            process = parent(process)
         except OSError:  # it has ended
             return
 

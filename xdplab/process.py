@@ -261,11 +261,21 @@ def find(command: str) -> str | None:
     return shutil.which(command, path="/usr/sbin:/sbin")
 
 
+def parent(pid: int) -> int:
+    """The process that a process is a child of; raises OSError if it is gone."""
+    return int(_stat(pid)[1])
+
+
 def since(pid: int) -> float:
-    """When a process began, in seconds since the epoch (proc(5)); raises OSError if it is gone."""
-    began = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    """When a process began, in seconds since the epoch; raises OSError if it is gone."""
+    began = int(_stat(pid)[19])
     up = time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time() - up + began / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """What proc_pid_stat(5) has behind the command's name, which may be of any characters."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def pasteable(argv: Argv, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:

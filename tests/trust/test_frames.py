@@ -33,7 +33,8 @@ from xdplab.process import Shell
 from xdplab.toolchain import Toolchain
 from xdplab.torture import chance, frames
 from xdplab.torture.frames import JOB, Frames
-from xdplab.torture.trials import FILTER, TUTORIAL, Filter, Here, Inside, Loud, Trial, Tutorial
+from xdplab.torture.programs import FILTER, TUTORIAL
+from xdplab.torture.trials import Filter, Here, Inside, Loud, Trial, Tutorial
 from xdplab.torture.trials import require_quiet as quiet
 from xdplab.tree import Tree
 from xdplab.workspace import RunRecord, Workspace

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from conftest import PROJECT, Invoke, Outcome, assert_refused, wait_until
+from conftest import PROJECT, Invoke, Outcome, assert_refused, holder, wait_until
 
 from xdplab.lockout import limited
 from xdplab.runner import Job
@@ -54,15 +54,8 @@ class Place:
 
 @contextlib.contextmanager
 def place(invoke: Invoke, *more: str) -> Iterator[Place]:
-    script = "\n".join([CABLE, *more, "echo; exec sleep infinity"])
-    argv = ["unshare", "--net", "--mount", "sh", "-ec", script]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
-        try:
-            assert holder.stdout
-            assert holder.stdout.readline() == b"\n"
-            yield Place(invoke, holder.pid)
-        finally:
-            holder.kill()
+    with holder("\n".join([CABLE, *more])) as process:
+        yield Place(invoke, process)
 
 
 @pytest.fixture

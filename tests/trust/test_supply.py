@@ -118,14 +118,20 @@ def test_the_same_commit_is_the_same_bytes(
     assert second == first
 
 
+def written(made: dict[str, bytes], ending: str, directory: Path) -> Path:
+    """The one archive with that ending, as a file."""
+    (name,) = (one for one in made if one.endswith(ending))
+    (directory / name).write_bytes(made[name])
+    return directory / name
+
+
 def test_the_source_archive_has_all_that_is_committed(
     archives: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
     sources, made = archives
-    (name,) = (one for one in made if one.endswith(".tar.gz"))
-    top = name.removesuffix(".tar.gz")
-    (tmp_path / name).write_bytes(made[name])
-    with tarfile.open(tmp_path / name) as tar:
+    archive = written(made, ".tar.gz", tmp_path)
+    top = archive.name.removesuffix(".tar.gz")
+    with tarfile.open(archive) as tar:
         members = {one.name: one for one in tar.getmembers() if one.isfile()}
     committed = git(sources, "ls-files").splitlines()
     assert members.keys() == {f"{top}/{one}" for one in [*committed, "PKG-INFO"]}
@@ -142,9 +148,7 @@ def test_the_wheel_has_the_whole_library(
 ) -> None:
     """What isn't Python too: the guest's tools, what builds read."""
     sources, made = archives
-    (name,) = (one for one in made if one.endswith(".whl"))
-    (tmp_path / name).write_bytes(made[name])
-    with zipfile.ZipFile(tmp_path / name) as wheel:
+    with zipfile.ZipFile(written(made, ".whl", tmp_path)) as wheel:
         inside = {one for one in wheel.namelist() if ".dist-info/" not in one}
     assert inside == set(git(sources, "ls-files", "xdplab").splitlines())
 
@@ -153,10 +157,9 @@ def test_the_source_archive_makes_itself_again(
     archives: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
     _, made = archives
-    (name,) = (one for one in made if one.endswith(".tar.gz"))
-    (tmp_path / name).write_bytes(made[name])
-    subprocess.run(["tar", "-C", tmp_path, "-xf", tmp_path / name], check=True)
-    unpacked = tmp_path / name.removesuffix(".tar.gz")
+    archive = written(made, ".tar.gz", tmp_path)
+    subprocess.run(["tar", "-C", tmp_path, "-xf", archive], check=True)
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
     (unpacked / "PKG-INFO").unlink()
     workspace, out = tmp_path / "workspace", tmp_path / "out"
     assert packed(unpacked, workspace, out, SOURCE_DATE_EPOCH="1767323045") == made

@@ -16,19 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from xdplab import build as building
 from xdplab import formats, logs
 from xdplab.bench.measure import Means
 from xdplab.errors import LabError, NotToBeHad
-from xdplab.sample import Sample
 from xdplab.sending import live_frames
 from xdplab.testbed.netns import FAR, NEAR
 from xdplab.torture import Name
 from xdplab.torture.ground import Ground, Subject, invoke, made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
+from xdplab.torture.programs import TUTORIAL, built
 from xdplab.traffic import Proto, Recipe
 
-SAMPLE = "xdp_ip_filter"
 SECONDS = 10.0  # of sending, in a try
 SOURCE, TARGET = "10.0.9.2", "10.0.9.1"
 INTERVAL = 0.05  # seconds between readings
@@ -102,7 +100,7 @@ class Endurance:
         """Of who watches and of who counts."""
         pids = {"Python": self.run.harness}
         for pid, words in self.ground.processes().items():
-            if Path(words[0]).name == SAMPLE:
+            if Path(words[0]).name == TUTORIAL:
                 pids["the binary"] = pid
         return {who: Size.of(pid) for who, pid in pids.items() if pid}
 
@@ -135,12 +133,7 @@ def opened(means: Means) -> Iterator[Ordeal]:
 @contextlib.contextmanager
 def begun(means: Means, ground: Ground) -> Iterator[Endurance]:
     """The run, attached; it ends with the block."""
-    tree = means.tree()
-    ground.workspace.set_current_tree(tree.path)
-    building.build(
-        tree, Sample.find(SAMPLE), means.toolchain(), ground.workspace, means.shell,
-        lambda _: None, lambda _: None,
-    )  # fmt: skip
+    built(means, ground, (TUTORIAL,))
     ground.bench.ask("lay_cable", ends=(NEAR, FAR), napi=True)
     recipe = Recipe(SOURCE, TARGET, Proto.UDP)
     frame = recipe.frame(ground.bench.outlet(FAR, None))

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from xdplab import build as building
 from xdplab import runner
 from xdplab.bench.measure import Means
 from xdplab.bench.place import Place
@@ -26,16 +25,14 @@ from xdplab.boot.guest import splats
 from xdplab.build import Build
 from xdplab.errors import CannotRun, LabError
 from xdplab.runner import Job, Run
-from xdplab.sample import Sample
 from xdplab.testbed import prog_run
 from xdplab.testbed.vm import GuestBench, Vm
 from xdplab.torture import Name
-from xdplab.torture.ground import Ground, made
+from xdplab.torture.ground import made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
+from xdplab.torture.programs import FILTER, TUTORIAL, built
 from xdplab.torture.trials import (
     ADDRESS,
-    FILTER,
-    TUTORIAL,
     Filter,
     Here,
     Inside,
@@ -166,16 +163,10 @@ def opened(means: Means) -> Iterator[Ordeal]:
     kernels, skipped = _kernels(means)
     with made(means) as ground, processes() as pool:
         place = Place(ground.bench, ground.scratch)
-        frames = Frames(place, dict(_built(means, ground)), kernels, pool, means.workspace)
+        frames = Frames(
+            place, built(means, ground, (TUTORIAL, FILTER)), kernels, pool, means.workspace
+        )
         yield Ordeal(Name.FRAMES, 4, frames.once, skipped)
-
-
-def _built(means: Means, ground: Ground) -> Iterator[tuple[str, Build]]:
-    for name in (TUTORIAL, FILTER):
-        yield name, building.build(
-            means.tree(), Sample.find(name), means.toolchain(), ground.workspace, means.shell,
-            lambda _: None, lambda _: None,
-        )  # fmt: skip
 
 
 def _kernels(means: Means) -> tuple[dict[str, Kernel | None], dict[str, str]]:

@@ -22,7 +22,7 @@ from xdplab import bpf
 from xdplab.bench import place
 from xdplab.bench.measure import Means
 from xdplab.errors import NeedsRoot
-from xdplab.process import Running
+from xdplab.process import Running, parent
 from xdplab.testbed.local import LocalBench
 from xdplab.torture.ordeal import Finding
 from xdplab.workspace import PROJECT, Workspace
@@ -224,7 +224,7 @@ _THEIRS = ("an XDP program on an interface", "an interface")  # nobody may take 
 
 def _parent(pid: int) -> int:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return parent(pid)
     except OSError:
         return 0
 

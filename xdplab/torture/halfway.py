@@ -6,7 +6,6 @@ All of it in a tree that is built in a second, on a desk that is laid anew for e
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -18,6 +17,7 @@ from random import Random
 
 from xdplab.bench.measure import Means
 from xdplab.errors import CommandFailed
+from xdplab.files import sha256
 from xdplab.process import pasteable
 from xdplab.torture import Name, small
 from xdplab.torture.ends import ENDS, End
@@ -200,7 +200,7 @@ def contents(desk: Path) -> Contents:
     for path in desk.rglob("*"):
         name = str(path.relative_to(desk))
         if path.is_file() and not path.is_symlink() and not _VARIES.fullmatch(name):
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[name] = sha256(path)
     return found
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xdplab import build as building
+from xdplab import filtering
 from xdplab.bench.measure import Means
 from xdplab.build import Build
 from xdplab.sample import OURS, Sample
 from xdplab.torture.ground import Ground
 from xdplab.workspace import PROJECT
 
-TUTORIAL, FILTER = "xdp_ip_filter", "xdp_filter"
+TUTORIAL, FILTER = "xdp_ip_filter", filtering.SAMPLE
 MINE, OLD, TRACED = "tort_filter", "old_filter", "traced_filter"  # copies of the tutorial's pair
 NAMES = frozenset(f"_{name}"[:15] for name in (MINE, OLD, TRACED))  # of their programs
 IP = "127.0.0.9"
@@ -29,7 +30,7 @@ def built(
     """The samples, built in the current tree; raises what building does."""
     return {
         name: _built(Sample.find(name), means, ground)
-        if name == FILTER
+        if name in (TUTORIAL, FILTER)
         else copied(name, means, ground)
         for name in names
     }

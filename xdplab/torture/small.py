@@ -6,6 +6,7 @@ series change are as those patches want them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from xdplab import patching
@@ -15,11 +16,6 @@ from xdplab.process import Shell
 VERSION = "5.10"
 PAIR = "mine"
 _RULES = r"""
-VERSION = 5
-PATCHLEVEL = 10
-SUBLEVEL = 0
-EXTRAVERSION =
-
 .RECIPEPREFIX = >
 .SECONDARY:
 obj := $(M)
@@ -32,9 +28,10 @@ prepare0:
 > @mkdir -p include/generated
 > @touch include/generated/asm-offsets.h
 scripts:
-$(LIBBPF): tools/lib/bpf/bpf.c
-> $(Q)gcc -c -o tools/lib/bpf/bpf.o $<
-> $(Q)ar rcs $@ tools/lib/bpf/bpf.o
+$(LIBBPF): tools/lib/bpf/$(SOURCE).c
+> $(Q)gcc $(KCFLAGS) -c -o tools/lib/bpf/$(SOURCE).o $<
+> @echo 'tools/lib/bpf/$(SOURCE).o: $(SOURCE).c \' > tools/lib/bpf/.$(SOURCE).o.cmd
+> $(Q)ar rcs $@ tools/lib/bpf/$(SOURCE).o
 $(obj)/%_kern.o: $(obj)/%_kern.c
 > @echo "  CLANG-bpf " $@
 > $(Q)$(or $(CLANG),clang) -Iinclude \
@@ -46,19 +43,29 @@ $(obj)/%: $(obj)/%_user.o $(LIBBPF)
 > $(Q)gcc -o $@ $< $(LIBBPF)
 .PHONY: all allnoconfig prepare0 scripts
 """
-_FILES = {
-    **dict.fromkeys(EVERY_TREE, ""),
-    "Makefile": _RULES,
-    "Kbuild": "",
-    "scripts/Makefile": "",
-    "tools/lib/bpf/bpf.c": "int number;\n",
-    "tools/lib/bpf/bpf_helpers.h": "",
-    "samples/bpf/Makefile": """\
+SAMPLES = """\
 tprogs-y := sockex1
 sockex1-objs := sockex1_user.o
 always-y := $(tprogs-y)
 always-y += sockex1_kern.o
-""",
+"""
+
+
+def makefile(version: str, library: str) -> str:
+    """The top Makefile of a version, "5.10"; `library` names the one source of libbpf."""
+    major, minor = version.split(".")
+    named = f"VERSION = {major}\nPATCHLEVEL = {minor}\nSUBLEVEL = 0\nEXTRAVERSION =\n"
+    return f"\n{named}\nSOURCE := {library}\n{_RULES}"
+
+
+_FILES = {
+    **dict.fromkeys(EVERY_TREE, ""),
+    "Makefile": makefile(VERSION, "bpf"),  # libbpf.c is as a patch wants it, and no C
+    "Kbuild": "",
+    "scripts/Makefile": "",
+    "tools/lib/bpf/bpf.c": "int number;\n",
+    "tools/lib/bpf/bpf_helpers.h": "",
+    "samples/bpf/Makefile": SAMPLES,
 }
 _PAIR = {
     f"{PAIR}_kern.c": """\
@@ -76,13 +83,13 @@ int main(void) { return 0; }
 
 def tree(directory: Path) -> Path:
     """Write the tree; gives its directory."""
-    _write(directory, _before_patches() | _FILES)
+    write(directory, _before_patches() | _FILES)
     return directory
 
 
 def pair(directory: Path) -> Path:
     """Write the pair; gives the file of its kernel half."""
-    _write(directory, _PAIR)
+    write(directory, _PAIR)
     return directory / f"{PAIR}_kern.c"
 
 
@@ -102,7 +109,8 @@ def repository(directory: Path, shell: Shell) -> str:
     return directory.as_uri()
 
 
-def _write(directory: Path, files: dict[str, str]) -> None:
+def write(directory: Path, files: Mapping[str, str]) -> None:
+    """Write texts to files below a directory, by their names."""
     for name, text in files.items():
         file = directory / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
@@ -15,11 +16,11 @@ from itertools import islice
 from random import Random
 from typing import Protocol
 
-from xdplab import filtering
 from xdplab.boot import initramfs
 from xdplab.build import Build
 from xdplab.counters import Reading
 from xdplab.errors import CommandFailed
+from xdplab.filtering import Stats
 from xdplab.model import Action, Policy, Rule, Rules, Side, xdp_filter, xdp_ip_filter
 from xdplab.process import Argv, pasteable
 from xdplab.runner import Run
@@ -28,8 +29,8 @@ from xdplab.testbed.local import LocalBench
 from xdplab.testbed.vm import GuestBench
 from xdplab.torture import chance
 from xdplab.torture.ordeal import Finding
+from xdplab.torture.programs import TUTORIAL
 
-TUTORIAL, FILTER = "xdp_ip_filter", filtering.SAMPLE
 ADDRESS = "192.168.1.78"  # that the tutorial's pair is to filter
 _PATIENCE = 60.0  # seconds for a count to be told
 _SHOWN = 10  # frames of a finding
@@ -200,7 +201,8 @@ class Filter:
         said = self._call(*options, text=f"{text}end\n")
         try:
             require_quiet(said)
-            yield int(self._call("stats").partition(" prog ")[2].split()[0])
+            (on,) = self._stats().devices
+            yield on.program
         finally:
             self._call("unload")
 
@@ -210,10 +212,12 @@ class Filter:
         for line in self._call("list").splitlines():
             side, network, packets, size = line.split()
             counted[str(Rule(Side(side), ip_network(network)))] = int(packets), int(size)
-        for line in self._call("stats").splitlines()[-len(Action) :]:
-            name, packets, size = line.split()
-            counted[name] = int(packets), int(size)
+        for name, count in self._stats().actions.items():
+            counted[name] = count.packets, count.bytes
         return counted
+
+    def _stats(self) -> Stats:
+        return Stats.of(self._call("stats").splitlines(), time.time())
 
     def _call(self, *arguments: str, text: str = "") -> str:
         return self.ground.call(self.build, arguments, text)
