@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xdplab.errors import CommandFailed, MissingTools
-from xdplab.process import Line, Shell, pasteable, since
+from xdplab.process import Line, Shell, pasteable, scratch, since
 from xdplab.workspace import PROJECT
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -272,6 +273,33 @@ def test_when_a_process_began() -> None:
         process.kill()
     with pytest.raises(OSError, match="No such file"):
         since(process.pid)
+
+
+# ---- a place to work in
+
+KEPT_BUSY = """
+import time
+from xdplab.process import scratch
+with scratch() as place:
+    (place / "work").touch()
+    print(place, flush=True)
+    time.sleep(300)
+"""
+
+
+def test_a_scratch_directory_goes_with_the_block_and_with_whoever_is_killed() -> None:
+    with scratch() as place:
+        (place / "work").touch()
+    assert not place.exists()
+    with subprocess.Popen(
+        [sys.executable, "-c", KEPT_BUSY], cwd=PROJECT, text=True, stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        place = Path(process.stdout.readline().strip())
+        assert (place / "work").exists()
+        os.killpg(process.pid, signal.SIGKILL)
+        wait_until(lambda: not place.exists())
 
 
 # ---- asked to end

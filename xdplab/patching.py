@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from xdplab.dialect import Dialect, assigns, values
 from xdplab.errors import BadSeries, CannotRevert, NotAVersion, PatchDoesNotApply
 from xdplab.files import read_json, write_json, write_whole
-from xdplab.process import Shell
+from xdplab.process import Shell, scratch
 from xdplab.templates import render
 from xdplab.tree import MAKEFILE, Tree
 from xdplab.version import Range
@@ -226,8 +225,7 @@ def plan_patch(tree: Tree, entry: SeriesEntry, planned: Sequence[Change] = ()) -
     texts |= {change.file: change.after for change in planned if change.file in texts}
     if not all(_breaks(file, texts[file.path]) for file in patch):
         return []  # it has the change, or what would be changed in a form of its own
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch)
+    with scratch() as copy:
         for name, text in texts.items():
             _write(copy / name, text)
         if _git_apply(copy, entry.patch, "--reverse", "--check") is None:

@@ -10,11 +10,13 @@ import contextlib
 import math
 import os
 import queue
+import secrets
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,6 +261,29 @@ def find(command: str) -> str | None:
     if shutil.which(command):
         return command
     return shutil.which(command, path="/usr/sbin:/sbin")
+
+
+# It hears when the other end of its input is gone, however that came about.
+_GUARD = ("setsid", "--fork", "sh", "-c", 'cat >/dev/null; rm -rf -- "$1"', "sh")
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary directory that goes with the block, and also if this process is killed.
+
+    A guard in a session of its own is there before the directory is.
+    """
+    place = Path(tempfile.gettempdir(), f"xdplab-{secrets.token_hex(8)}")
+    with subprocess.Popen(
+        [*_GUARD, place], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as guard:  # fmt: skip
+        guard.wait()  # it has left a child behind
+        place.mkdir(mode=0o700)
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place)
 
 
 def parent(pid: int) -> int:
