@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,13 +104,24 @@ def test_a_full_disk_tells_how_full(tmp_path: Path) -> None:
     full = NoSpace.of(OSError(errno.ENOSPC, "No space left on device", str(missing)))
     assert str(tmp_path) in full.message
     assert "MiB are free" in full.message
-    assert NoSpace(tmp_path, 5 * 2**20, 0).message.endswith("5 MiB are needed, 0 MiB are free")
+    assert re.search(
+        "5 MiB are needed, [0-9]+ MiB are free$", NoSpace.on(tmp_path, 5 * 2**20).message
+    )
 
 
 def test_a_quota_that_is_used_up_is_told_as_a_full_disk(tmp_path: Path) -> None:
     full = LabError.of(OSError(errno.EDQUOT, "Disk quota exceeded", str(tmp_path)))
     assert isinstance(full, NoSpace)
     assert full.exit_code == 69
+
+
+def test_what_a_command_tells_of_a_full_disk_is_known() -> None:
+    told = "Assembler messages:\nFatal error: can't create tools/lib/bpf/bpf.o: {}\nmake: Error 1"
+    for why in (errno.EDQUOT, errno.ENOSPC):
+        full = NoSpace.told(told.format(os.strerror(why)))
+        assert full
+        assert "bpf.o" in full.message
+    assert not NoSpace.told(told.format(os.strerror(errno.EACCES)))
 
 
 def test_a_file_that_another_command_has_removed_is_told_as_that(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ sysexits.h).  2 is the caller's input, 3 a build that failed.
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ class LabError(Exception):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             while not place.exists():
                 place = place.parent
-            return NoSpace(place, None, shutil.disk_usage(place).free)
+            return NoSpace.on(place)
         if isinstance(error, FileNotFoundError) and place.is_absolute():
             return Vanished(place)  # what a user names is looked for before it is used
         raise error
@@ -961,15 +962,30 @@ class NoBpffs(CannotRun):
 
 
 class NoSpace(CannotRun):
-    """The disk is full, or would be."""
+    """A disk or a quota is full, or would be."""
 
-    def __init__(self, path: Path, needed: int | None, free: int) -> None:
-        wanted = f"{needed // 2**20} MiB are needed, " if needed else ""
+    _SAID = re.compile("No space left on device|Disk quota exceeded")  # by strerror(3)
+
+    def __init__(self, what: str) -> None:
         super().__init__(
-            f"not enough space on the disk of {path}: {wanted}{free // 2**20} MiB are free",
+            f"not enough space {what}",
             "make room (invoke clean --trees removes fetched trees), or put the workspace on"
             " another disk: INVOKE_WORKSPACE=/other/place",
         )
+
+    @classmethod
+    def on(cls, path: Path, needed: int | None = None) -> NoSpace:
+        """On the disk of a path that is there, where so many bytes are needed."""
+        free = f"{shutil.disk_usage(path).free // 2**20} MiB are free"
+        if needed is None:
+            return cls(f"on the disk of {path}, or in a quota of its: {free}")
+        return cls(f"on the disk of {path}: {needed // 2**20} MiB are needed, {free}")
+
+    @classmethod
+    def told(cls, said: str) -> NoSpace | None:
+        """What a command that failed tells of it, if it failed for that."""
+        found = next(filter(cls._SAID.search, said.splitlines()), None)
+        return cls(f"for what was run: {found.strip()}") if found else None
 
 
 class Held(CannotRun):

@@ -104,9 +104,8 @@ def require_space(path: Path, needed: int) -> None:
     """Raise NoSpace unless `needed` bytes are free on the disk of `path`."""
     while not path.exists():
         path = path.parent
-    free = shutil.disk_usage(path).free
-    if free < needed:
-        raise NoSpace(path, needed, free)
+    if shutil.disk_usage(path).free < needed:
+        raise NoSpace.on(path, needed)
 
 
 @contextlib.contextmanager

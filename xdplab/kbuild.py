@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xdplab import blame, footprint, sandbox
 from xdplab.dialect import Dialect
-from xdplab.errors import MakeFailed, TreeFails
+from xdplab.errors import MakeFailed, NoSpace, TreeFails
 from xdplab.files import require_space, write_whole
 from xdplab.process import Argv, Finished, OnLine, Shell
 from xdplab.recipe import BASH, FLAGS, Recipe
@@ -40,7 +40,7 @@ def prepare(
 
     A configuration of the user's own is used, in a copy: kbuild writes into what
     it uses whatever today's compiler adds to it.  Raises UnknownDialect,
-    MakeFailed, or TreeFails if the tree is to blame.
+    MakeFailed, NoSpace, or TreeFails if the tree is to blame.
     """
     if tree.is_prepared(all_samples=all_samples):
         return
@@ -106,7 +106,7 @@ def make_again(
 ) -> None:  # fmt: skip
     """Make one half by what make was heard to run for it, what it reads listed in a file.
 
-    Raises MakeFailed, or TreeFails if the tree is to blame.
+    Raises MakeFailed, NoSpace, or TreeFails if the tree is to blame.
     """
     for command in recipe.again(listing):
         argv = [BASH, *FLAGS.split(), command]
@@ -130,7 +130,7 @@ def make(
     """Call make at the tree's top, with all processors and the compilers of `tools`.
 
     `log` is kept in the tree's state if none is named; in a sandbox only the tree can be
-    written to, or what `writes` names instead.  Raises MakeFailed, or TreeFails if the
+    written to, or what `writes` names instead.  Raises MakeFailed, NoSpace, or TreeFails if the
     tree is to blame, and what sandbox.require_inside raises.
     """
     log = log or tree.state(_PREPARE_LOG)
@@ -167,6 +167,8 @@ def _run(
         if git.fetch_missing(tree.path, said, shell, lambda *_: None):
             return _run(tree, argv, tools, directory, what, shell, on_line, log, writes)
     if finished.code:
+        if full := NoSpace.told(finished.text("out", "err")):
+            raise full
         fault = blame.of(tree, finished.lines)
         if fault:
             raise TreeFails(what, fault.words, fault.cure, log)

@@ -13,7 +13,8 @@ from xdplab.workspace import PROJECT
 
 KERN = "_kern.c"  # how the kernel half's file name ends
 COMPAT = PROJECT / "xdp_compat.h"  # what differs between trees; it goes wherever a pair goes
-OURS = (COMPAT, PROJECT / "xdp_caps.h", PROJECT / "xdp_attach.h")  # what any pair may include
+ATTACH = PROJECT / "xdp_attach.h"  # for user halves alone
+OURS = (COMPAT, PROJECT / "xdp_caps.h", ATTACH)  # what any pair may include
 LOADER = PROJECT / "templates/loader_user.c"  # the user half of a pair that has none of its own
 
 # the options that the harness gives, as the tutorial's user half takes them: see getopt(3)

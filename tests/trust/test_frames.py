@@ -22,7 +22,7 @@ from conftest import PROJECT, Invoke, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdplab import runner
+from xdplab import runner, trees
 from xdplab.bench.measure import Means
 from xdplab.bench.place import Place, namespace
 from xdplab.boot import Kernel, qemu
@@ -31,10 +31,20 @@ from xdplab.counters import Reading
 from xdplab.model import Action, Policy, Rule, Side
 from xdplab.process import Shell
 from xdplab.toolchain import Toolchain
-from xdplab.torture import chance, frames
+from xdplab.torture import chance, frames, programs
 from xdplab.torture.frames import JOB, Frames
+from xdplab.torture.ground import made
 from xdplab.torture.programs import FILTER, TUTORIAL
-from xdplab.torture.trials import Filter, Here, Inside, Loud, Trial, Tutorial
+from xdplab.torture.trials import (
+    Filter,
+    Here,
+    Inside,
+    Loud,
+    Trial,
+    Tutorial,
+    remarked,
+    remarks,
+)
 from xdplab.torture.trials import require_quiet as quiet
 from xdplab.tree import Tree
 from xdplab.workspace import RunRecord, Workspace
@@ -100,6 +110,28 @@ def test_a_word_of_warning_is_heard() -> None:
     for line in ("libbpf: prog 'x': BPF program load failed", "warning: this"):
         with pytest.raises(Loud, match=line[:7]):
             quiet(f"0\n{line}")
+
+
+LOG = """\
+libbpf: prog '_filter': -- BEGIN PROG LOAD LOG --
+{}verification time 105 usec
+stack depth 8+0
+processed 40 insns (limit 1000000) max_states_per_insn 0 total_states 3 peak_states 3 mark_read 0
+-- END PROG LOAD LOG --
+attached: dev lo"""
+
+
+def test_a_remark_of_the_verifiers_is_found() -> None:
+    assert not remarked(LOG.format(""))
+    found = remarked(LOG.format("REG INVARIANTS VIOLATION (false_reg1): range bounds violation\n"))
+    assert found
+    assert found.left == ("REG INVARIANTS VIOLATION (false_reg1): range bounds violation",)
+
+
+@pytest.mark.parametrize("log", ["", LOG.format("").replace("processed", "and")])
+def test_without_the_verifiers_statistics_nothing_was_read(log: str) -> None:
+    with pytest.raises(Loud, match="verifier"):
+        remarked(log)
 
 
 # ---- on this kernel
@@ -189,12 +221,25 @@ def test_a_filter_with_a_rule_too_few_is_found_out(builds: dict[str, Build], pla
     assert frame.hex() in found.left[0]
 
 
+@pytest.mark.root
+@pytest.mark.tree
+def test_the_verifier_has_nothing_to_remark(labs: Callable[[str], Invoke]) -> None:
+    workspace = Workspace(labs("6.1").workspace)
+    means = Means(
+        workspace, Shell(), Toolchain.find, lambda: trees.find(workspace, None), lambda _: None
+    )
+    with made(means) as ground:
+        loud = programs.built(means, ground, programs.LOUD)
+        for build in loud.values():
+            assert not remarks(Here(ground.bench), build)
+
+
 # ---- an ordeal of them
 
 
-def ordeal(builds: dict[str, Build], place: Place, kernels: dict[str, Kernel | None]) -> Frames:
+def ordeal(build: Build, place: Place, kernels: dict[str, Kernel | None]) -> Frames:
     workspace = place.bench.workspace
-    return Frames(place, builds, kernels, ThreadPoolExecutor(1), workspace, trials=2, each=500)
+    return Frames(place, [build], kernels, ThreadPoolExecutor(1), workspace, trials=2, each=500)
 
 
 @pytest.mark.root
@@ -204,7 +249,7 @@ def test_a_try_names_what_was_tried_and_finds_nothing(
 ) -> None:
     kernels: dict[str, Kernel | None] = {platform.release(): None}
     for name, build in builds.items():
-        tried = ordeal({name: build}, place, kernels).once(by_seed())
+        tried = ordeal(build, place, kernels).once(by_seed())
         assert tried.kind == f"{name} on {platform.release()}, 1,000 frames"
         assert not tried.finding
 
@@ -216,7 +261,7 @@ def test_a_try_in_a_guest_finds_nothing(
     builds: dict[str, Build], place: Place, bootable: Callable[[str], Kernel]
 ) -> None:
     kernel = bootable("5.10-cloud")
-    tried = ordeal({FILTER: builds[FILTER]}, place, {kernel.release: kernel}).once(by_seed())
+    tried = ordeal(builds[FILTER], place, {kernel.release: kernel}).once(by_seed())
     assert kernel.release in tried.kind
     assert not tried.finding
 

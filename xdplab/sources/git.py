@@ -23,7 +23,14 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xdplab.errors import BadDownload, CommandFailed, MissingTools, NotToBeHad, Unreachable
+from xdplab.errors import (
+    BadDownload,
+    CommandFailed,
+    MissingTools,
+    NoSpace,
+    NotToBeHad,
+    Unreachable,
+)
 from xdplab.files import locked
 from xdplab.process import Shell, pasteable
 from xdplab.sources import Report, Tell, integrity, wanted
@@ -63,7 +70,7 @@ def fetch(
     of the tag: git checks by their names that all objects are those that it means.  `tell`
     hears that too, and of a server that sent more than it was asked for.  Raises
     Unreachable, BadDownload of a forged tag, NotToBeHad with the nearest tags if there
-    is no such tag, and Held if another process fetches from the remote.  Can be
+    is no such tag, NoSpace, and Held if another process fetches from the remote.  Can be
     interrupted at any moment and called again.
     """
     if not shutil.which("git"):
@@ -76,7 +83,22 @@ def fetch(
         return ""
     with locked(store / "lock"):
         _forget_dead_processes(store)
-        repo = git.Repo.init(store, bare=True)
+        try:
+            return _fetch(version, remote, path, store, shell, report, tell)
+        except git.GitCommandError as error:
+            if full := NoSpace.told(str(error.stderr)):
+                raise full from error
+            code = error.status if isinstance(error.status, int) else -1
+            raise CommandFailed(pasteable(error.command), code, str(error.stderr)) from error
+
+
+def _fetch(
+    version: KernelVersion, remote: str, path: Path, store: Path, shell: Shell, report: Report,
+    tell: Tell,
+) -> str:  # fmt: skip
+    import git
+
+    with git.Repo.init(store, bare=True) as repo:
         try:
             _set_up(repo, remote)
             if not _has(repo, version.tag):
@@ -91,11 +113,6 @@ def fetch(
             if not repo.tags:
                 shutil.rmtree(store)  # nothing has arrived that could be gone on with
             raise
-        except git.GitCommandError as error:
-            code = error.status if isinstance(error.status, int) else -1
-            raise CommandFailed(pasteable(error.command), code, str(error.stderr)) from error
-        finally:
-            repo.close()
     return checked
 
 
@@ -397,6 +414,8 @@ def _run(
             wait_for(reading)
             process.wait()
         except git.GitCommandError as error:
+            if full := NoSpace.told("\n".join(said)):
+                raise full from error
             raise _GitFailed(_complaint(said) or f"git ended with {error.status}") from error
         except BaseException:
             process.terminate()

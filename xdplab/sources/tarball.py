@@ -27,8 +27,6 @@ _CANT_GO_ON = (31, 33, 36)  # the server, or the protocol, begins at the beginni
 _CANT_WRITE = 23
 _IS_ILL = re.compile(r"error: 5\d\d")  # the server, in its 22
 
-_FULL = re.compile(r"No space left on device|Disk quota exceeded")
-
 
 def default_url(version: KernelVersion) -> str:
     """Where kernel.org keeps the version."""
@@ -193,7 +191,7 @@ def _is_absent(finished: Finished) -> bool:
 def _failed(url: str, directory: Path, finished: Finished) -> Unreachable | NoSpace:
     """The error for what curl came back with."""
     if finished.code == _CANT_WRITE:
-        return NoSpace(directory, None, shutil.disk_usage(directory).free)
+        return NoSpace.on(directory)
     cure = "do it again: what has arrived is kept; or name another place with --remote"
     if _is_absent(finished):
         cure = "check the address and the version, or name another place with --remote"
@@ -232,6 +230,6 @@ def _untar(tarball: Path, scratch: Path, shell: Shell) -> None:
     try:
         shell.run(argv, env={"LC_ALL": "C.UTF-8"})
     except CommandFailed as error:
-        if _FULL.search(error.cure):
-            raise NoSpace(scratch, None, shutil.disk_usage(scratch).free) from error
+        if full := NoSpace.told(error.cure):
+            raise full from error
         raise NotATarball(str(tarball), error.cure.splitlines()[0]) from error

@@ -30,7 +30,7 @@ from xdplab.testbed.vm import GuestBench, Vm
 from xdplab.torture import Name
 from xdplab.torture.ground import made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
-from xdplab.torture.programs import FILTER, TUTORIAL, built
+from xdplab.torture.programs import FILTER, LOUD, LOUD_SINCE, TUTORIAL, built
 from xdplab.torture.trials import (
     ADDRESS,
     Filter,
@@ -39,6 +39,7 @@ from xdplab.torture.trials import (
     Loud,
     Trial,
     Tutorial,
+    remarks,
     require_quiet,
 )
 from xdplab.workspace import RunRecord, Workspace
@@ -48,6 +49,7 @@ KERNELS = ("5.10-cloud", "7.2-cloud")  # the oldest and the newest that are pack
 # and 50,000 frames one
 TRIALS, FRAMES = 8, 50_000
 JOB = Job(ADDRESS, mode="skb", interval=0.1, rounds=0)
+_SELDOM = 0.1  # of all tries those that read the verifier's log
 _KMSG = Path("/dev/kmsg")
 
 Agrees = Callable[[Trial], Finding | None]
@@ -58,35 +60,32 @@ class Frames:
     """The samples, on this kernel and in guests."""
 
     place: Place
-    builds: Mapping[str, Build]
+    builds: Sequence[Build]
     kernels: Mapping[str, Kernel | None]  # by release; None: the one that runs
     processes: Executor
     workspace: Workspace  # for guests
+    loud: Sequence[Build] = ()  # copies that print the verifier's log: see programs.LOUD
     trials: int = TRIALS
     each: int = FRAMES
 
     def once(self, rng: Random) -> Try:
         """A sample on a kernel: trials one after another, each with other rules."""
-        sample = rng.choice(list(self.builds))
         release, kernel = rng.choice(list(self.kernels.items()))
+        if self.loud and rng.random() < _SELDOM:
+            loud = rng.choice(self.loud)
+            kind = f"the verifier's log of {LOUD[loud.name]} on {release}"
+            return Try(kind, finding=_heard(kernel, lambda: self._verified(kernel, loud)))
+        build = rng.choice(self.builds)
         seeds = [f"{rng.getrandbits(64):x}" for _ in range(self.trials)]
-        trials = self.processes.map(partial(Trial.by_chance, sample, number=self.each), seeds)
-        build, kind = (
-            self.builds[sample],
-            f"{sample} on {release}, {self.trials * self.each:,} frames",
-        )
-        try:
-            with heard_here() if kernel is None else contextlib.nullcontext(list[str]()) as log:
-                finding = (
-                    self._in_guest(kernel, build, list(trials))
-                    if kernel
-                    else self._here(build, trials)
-                )
-            if reported := splats(log):
-                finding = finding or Finding("the kernel reported trouble", tuple(reported))
-        except (LabError, Loud) as error:
-            finding = Finding(f"{type(error).__name__}: {error}", said=getattr(error, "said", ""))
-        return Try(kind, finding=finding)
+        by_chance = partial(Trial.by_chance, build.name, number=self.each)
+        trials = self.processes.map(by_chance, seeds)
+        kind = f"{build.name} on {release}, {self.trials * self.each:,} frames"
+        return Try(kind, finding=_heard(kernel, lambda: self._agrees(kernel, build, trials)))
+
+    def _agrees(
+        self, kernel: Kernel | None, build: Build, trials: Iterator[Trial]
+    ) -> Finding | None:
+        return self._in_guest(kernel, build, list(trials)) if kernel else self._here(build, trials)
 
     def _here(self, build: Build, trials: Iterator[Trial]) -> Finding | None:
         here = Here(self.place.bench)
@@ -96,17 +95,41 @@ class Frames:
             return _through(run, here.verdicts, trials)
 
     def _in_guest(self, kernel: Kernel, build: Build, trials: Sequence[Trial]) -> Finding | None:
+        with self._guest(kernel, build, trials) as bench:
+            inside = Inside(bench, trials)
+            if build.name == FILTER:
+                return _first(Filter(inside, build).agrees, trials)
+            record = RunRecord(bench.guest.directory / "run.json")
+            with runner.started(build, JOB, bench, record) as run:
+                return _through(run, inside.verdicts, trials)
+
+    def _verified(self, kernel: Kernel | None, build: Build) -> Finding | None:
+        if not kernel:
+            return remarks(Here(self.place.bench), build)
+        with self._guest(kernel, build, ()) as bench:
+            return remarks(Inside(bench, ()), build)
+
+    @contextlib.contextmanager
+    def _guest(self, kernel: Kernel, build: Build, trials: Sequence[Trial]) -> Iterator[GuestBench]:
         with (
             tempfile.TemporaryDirectory(dir=self.place.scratch) as directory,
             guest(build, trials, kernel, self.workspace, self.place, Path(directory)) as bench,
         ):
-            inside = Inside(bench, trials)
-            if build.name == FILTER:
-                bench.guest.tell("mount -t bpf bpf /sys/fs/bpf")
-                return _first(Filter(inside, build).agrees, trials)
-            record = RunRecord(Path(directory) / "run.json")
-            with runner.started(build, JOB, bench, record) as run:
-                return _through(run, inside.verdicts, trials)
+            yield bench
+
+
+def _heard(kernel: Kernel | None, deed: Callable[[], Finding | None]) -> Finding | None:
+    """What is found by a deed, whatever it ends by, or told by this kernel meanwhile.
+
+    A guest's log is read when it is switched off.
+    """
+    try:
+        with heard_here() if kernel is None else contextlib.nullcontext(list[str]()) as log:
+            finding = deed()
+    except (LabError, Loud) as error:
+        return Finding(f"{type(error).__name__}: {error}", said=getattr(error, "said", ""))
+    reported = tuple(splats(log))
+    return finding or (Finding("the kernel reported trouble", reported) if reported else None)
 
 
 def _first(agrees: Agrees, trials: Iterator[Trial] | Sequence[Trial]) -> Finding | None:
@@ -135,6 +158,7 @@ def guest(
     loaded = dataclasses.replace(build, directory=packed, facts={**build.facts, "files": files})
     vm = Vm(kernel, loaded, "lo", directory, workspace)
     with vm.open(place.bench.shell, packets=False) as bench:
+        bench.guest.tell("mount -t bpf bpf /sys/fs/bpf")
         yield bench
 
 
@@ -163,9 +187,13 @@ def opened(means: Means) -> Iterator[Ordeal]:
     kernels, skipped = _kernels(means)
     with made(means) as ground, processes() as pool:
         place = Place(ground.bench, ground.scratch)
-        frames = Frames(
-            place, built(means, ground, (TUTORIAL, FILTER)), kernels, pool, means.workspace
-        )
+        builds = built(means, ground, (TUTORIAL, FILTER))
+        loud: Mapping[str, Build] = {}
+        if means.tree().version < LOUD_SINCE:
+            skipped["the verifier's log"] = f"libbpf prints it from {LOUD_SINCE.tag} on"
+        else:
+            loud = built(means, ground, LOUD)
+        frames = Frames(place, [*builds.values()], kernels, pool, means.workspace, [*loud.values()])
         yield Ordeal(Name.FRAMES, 4, frames.once, skipped)
 
 

@@ -20,13 +20,13 @@ from xdplab.errors import CommandFailed
 from xdplab.files import sha256
 from xdplab.process import pasteable
 from xdplab.torture import Name, small
+from xdplab.torture.disks import Disk, Quota
 from xdplab.torture.ends import ENDS, End
 from xdplab.torture.ground import PATIENCE, Ground, invoke, made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
 from xdplab.workspace import Workspace
 
 _PATIENCE = 120.0  # seconds for a command that nobody disturbs
-_QUOTA = "a quota doesn't bind root; that EDQUOT is told as a full disk is has a test of its own"
 # what isn't the same each time: logs, records of stamps, locks, what git and compilers keep
 _VARIES = re.compile(
     r"(.*/)?\.git(/.*)?|workspace/(git|locks|downloads)/.*|workspace/(\w|-)+\.json|.*/made-of\.json"
@@ -79,6 +79,7 @@ class Halfway:
 
     ground: Ground
     desk: Path
+    full: Sequence[Disk]
     known: Sequence[Known]
 
     def once(self, rng: Random) -> Try:
@@ -109,23 +110,24 @@ class Halfway:
             return Finding(wrong[0], tuple(wrong), subject.last_words()) if wrong else None
 
     def _full(self, known: Known, rng: Random) -> Try:
-        """On a disk that is full at some moment."""
-        used = _size(known.template)
-        room = used + rng.randrange(4, 600) * _KIB
-        with self._mounted(known, f"size={room}") as desk:
-            finding = self._refused(known, desk)
-            self._mount("-o", "remount,size=8g")
-            finding = finding or self._again(known, desk)
-        left = f"{(room - used) // (100 * _KIB)}00 KiB or more left"
-        return Try(f"{known.deed.kind}: a full disk", left, finding)
+        """On a disk that takes no more at some moment."""
+        disk, room = rng.choice(self.full), rng.randrange(4, 600) * _KIB
+        with disk.mounted(known.template) as seen:
+            disk.limit(seen, room)
+            finding = self._refused(known, seen)
+            disk.lift()
+            finding = finding or self._again(known, seen)
+        left = f"{room // (100 * _KIB)}00 KiB or more left"
+        return Try(f"{known.deed.kind}: {disk.name}", left, finding)
 
-    def _read_only(self, known: Known, _: Random) -> Try:
+    def _read_only(self, known: Known, rng: Random) -> Try:
         """Where nothing can be written."""
-        with self._mounted(known, "size=8g") as desk:
-            self._mount("-o", "remount,ro")
-            finding = self._refused(known, desk)
-            self._mount("-o", "remount,rw")
-            finding = finding or self._again(known, desk)
+        disk = rng.choice(self.full)
+        with disk.mounted(known.template) as seen:
+            disk.forbid()
+            finding = self._refused(known, seen)
+            disk.allow()
+            finding = finding or self._again(known, seen)
         return Try(f"{known.deed.kind}: read-only", "", finding)
 
     # ---- what there must be
@@ -172,24 +174,6 @@ class Halfway:
         shutil.rmtree(self.desk, ignore_errors=True)
         shutil.copytree(template, self.desk, symlinks=True)
 
-    @contextlib.contextmanager
-    def _mounted(self, known: Known, option: str) -> Iterator[Path]:
-        """The desk on a file system of its own; gives where it is seen from here."""
-        shutil.rmtree(self.desk, ignore_errors=True)
-        self.desk.mkdir()
-        self._mount("-t", "tmpfs", "-o", option, "desk")
-        try:
-            seen = Path(f"/proc/{self.ground.bench.netns}/root") / self.desk.relative_to("/")
-            shutil.copytree(known.template, seen, symlinks=True, dirs_exist_ok=True)
-            yield seen
-        finally:
-            bench = self.ground.bench
-            bench.shell.run([*bench.enter, "umount", "--lazy", self.desk])
-
-    def _mount(self, *words: str) -> None:
-        bench = self.ground.bench
-        bench.shell.run([*bench.enter, "mount", *words, self.desk])
-
 
 # ---- what is on a desk
 
@@ -235,12 +219,6 @@ def _temporary(desk: Path) -> Iterator[str]:
             yield f"{path.relative_to(desk)} is left"
 
 
-def _size(directory: Path) -> int:
-    """What it takes on a tmpfs: whole pages."""
-    sizes = (path.lstat().st_size for path in directory.rglob("*"))
-    return sum(-(-size // 4096) * 4096 for size in sizes)
-
-
 # ---- made
 
 
@@ -257,10 +235,13 @@ def opened(means: Means) -> Iterator[Ordeal]:
         small.pair(empty / "pair")
         tarball = here / f"linux-{small.VERSION}.tar.gz"
         means.shell.run(["tar", "caf", tarball, "linux"], cwd=empty)
-        halfway = Halfway(ground, desk, [])
+        full, quota = Disk("a full disk", ground, desk), Quota("a quota", ground, desk)
+        why_not = quota.why_not()
+        halfway = Halfway(ground, desk, [full] if why_not else [full, quota], [])
         deeds = {one.kind: one for one in _deeds(desk, remote, tarball)}
         known = [_known(halfway, one, deeds, empty, here / "templates") for one in deeds.values()]
-        yield Ordeal(Name.HALFWAY, 2, replace(halfway, known=known).once, {"a quota": _QUOTA})
+        skipped = {"a quota": why_not} if why_not else {}
+        yield Ordeal(Name.HALFWAY, 2, replace(halfway, known=known).once, skipped)
 
 
 def _known(

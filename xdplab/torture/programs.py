@@ -10,18 +10,42 @@ from xdplab import build as building
 from xdplab import filtering
 from xdplab.bench.measure import Means
 from xdplab.build import Build
-from xdplab.sample import OURS, Sample
+from xdplab.sample import ATTACH, OURS, Sample
 from xdplab.torture.ground import Ground
-from xdplab.workspace import PROJECT
+from xdplab.version import KernelVersion
 
 TUTORIAL, FILTER = "xdp_ip_filter", filtering.SAMPLE
 MINE, OLD, TRACED = "tort_filter", "old_filter", "traced_filter"  # copies of the tutorial's pair
 NAMES = frozenset(f"_{name}"[:15] for name in (MINE, OLD, TRACED))  # of their programs
+# copies that print the verifier's log of what they load; an object's name begins its maps' names
+LOUD_SINCE = KernelVersion(5, 17)  # libbpf v0.7: kernel_log_level of bpf_object_open_opts
+LOUD = {f"{TUTORIAL}_loud": TUTORIAL, f"{FILTER}_loud": FILTER}
 IP = "127.0.0.9"
 NEAR, FAR = "xdp0", "wire0"  # a cable; somebody else's program is on its far end
 
-_ATTACHING = "xdp_link_create(ifindex, prog_fd, mode)"  # of xdp_attach.h
 _PATIENCE = 60.0  # seconds for a program to be attached
+
+# what is changed in a copy's xdp_attach.h, which only user halves include
+_CAPS = '#include "xdp_caps.h"\n'
+_OPEN_LOUDLY = """
+static int print_all(enum libbpf_print_level level, const char *format, va_list args)
+{
+	return vfprintf(stderr, format, args);
+}
+
+static struct bpf_object *open_loudly(const char *path)
+{
+	LIBBPF_OPTS(bpf_object_open_opts, options, .kernel_log_level = 4); /* BPF_LOG_STATS */
+
+	libbpf_set_print(print_all);
+	return bpf_object__open_file(path, &options);
+}
+#define bpf_object__open open_loudly
+"""
+_CHANGED = {
+    OLD: ("xdp_link_create(ifindex, prog_fd, mode)", "-EINVAL"),  # it gets EINVAL for a bpf_link
+    **dict.fromkeys(LOUD, (_CAPS, f"{_CAPS}{_OPEN_LOUDLY}")),
+}
 
 
 def built(
@@ -64,13 +88,14 @@ def somebody_elses(ground: Ground, builds: dict[str, Build]) -> Iterator[None]:
 
 
 def _copy(name: str, ground: Ground) -> Path:
-    """The tutorial's pair under another name; the old one gets EINVAL for a bpf_link."""
+    """A sample of ours under another name; beside it what any pair may include."""
     directory = ground.scratch.with_name(name)
     directory.mkdir()
-    ending = ("_kern.c", "_user.c", "_cases.toml")
-    for source in (*(PROJECT / f"{TUTORIAL}{one}" for one in ending), *OURS):
-        text = source.read_text().replace(TUTORIAL, name)
-        if name == OLD:
-            text = text.replace(_ATTACHING, "-EINVAL")
-        (directory / source.name.replace(TUTORIAL, name)).write_text(text)
+    original = Sample.find(LOUD.get(name, TUTORIAL))
+    old, new = _CHANGED.get(name, ("", ""))
+    for source in {*original.sources, *OURS, original.cases}:
+        text = source.read_text().replace(original.name, name)
+        if source.name == ATTACH.name and old:
+            text = text.replace(old, new)
+        (directory / source.name.replace(original.name, name)).write_text(text)
     return directory

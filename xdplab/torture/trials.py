@@ -7,6 +7,7 @@ attached by its user half, here or in a guest, is given its frames, and must giv
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +30,14 @@ from xdplab.testbed.local import LocalBench
 from xdplab.testbed.vm import GuestBench
 from xdplab.torture import chance
 from xdplab.torture.ordeal import Finding
-from xdplab.torture.programs import TUTORIAL
+from xdplab.torture.programs import LOUD, TUTORIAL
 
 ADDRESS = "192.168.1.78"  # that the tutorial's pair is to filter
 _PATIENCE = 60.0  # seconds for a count to be told
 _SHOWN = 10  # frames of a finding
+# what libbpf prints of the verifier's log, and what is in that by BPF_LOG_STATS alone
+_LOG = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
+_STATISTICS = re.compile(r"verification time \d+ usec|stack depth [\d+]+|processed \d+ insns .*")
 
 Counters = dict[str, tuple[int, int]]  # packets and bytes, of a rule or an action
 
@@ -140,7 +144,8 @@ class Here:
 
     def call(self, build: Build, arguments: Sequence[str], text: str = "") -> str:
         """In the directory of the build; raises CommandFailed."""
-        return self._feed([*self.bench.enter, build.program, *arguments], text)
+        place = f"--wd={build.directory}"
+        return self._feed([*self.bench.enter, place, build.program, *arguments], text)
 
     def verdicts(self, program: int, trial: Trial) -> str:
         """Through a pipe."""
@@ -166,7 +171,7 @@ class Inside:
         """A command is one line: its input is printed in it."""
         command = shlex.join([str(initramfs.SAMPLE / build.name), *arguments])
         given = shlex.join(["printf", r"%s\n", *text.splitlines()])
-        return self.bench.guest.tell(f"{given} | {command} 2>&1")
+        return self.bench.guest.tell(f"cd {initramfs.SAMPLE}; {given} | {command} 2>&1")
 
     def verdicts(self, program: int, trial: Trial, cpu: int | None = None) -> str:
         """The digits alone: the terminal is slow that way too."""
@@ -244,6 +249,37 @@ class Tutorial:
                 if isinstance(last, Reading) and last.total == self.dropped:
                     return None
         return Finding(f"{self.dropped} frames were dropped, the last reading is {last}")
+
+
+# ---- words of warning
+
+
+def remarks(ground: Ground, build: Build) -> Finding | None:
+    """What the verifier says of a loud copy's program beside its statistics, if anything.
+
+    Such as that its own bounds of a register are at odds, which it tells nobody else: see
+    reg_bounds_sanity_check() of kernel/bpf/verifier.c.  Raises CommandFailed, and Loud if
+    it says nothing at all.
+    """
+    if LOUD[build.name] == TUTORIAL:
+        options = ["-i", ADDRESS, "-d", "lo", "-m", "skb", "-n", "1", "-t", "0.1"]
+        said = ground.call(build, options)
+    else:
+        said = ground.call(build, ["load", "-d", "lo", "-m", "skb", "-s"])
+        ground.call(build, ["unload"])
+    return remarked(said)
+
+
+def remarked(said: str) -> Finding | None:
+    """What the verifier says in what libbpf prints; see `remarks`."""
+    logs = _LOG.findall(said)
+    if not logs:
+        raise Loud("the verifier said nothing, not even its statistics")
+    lines = [line for log in logs for line in log.splitlines()]
+    if not any(line.startswith("processed ") for line in lines):
+        raise Loud("the verifier's log is cut off")
+    other = tuple(line for line in lines if not _STATISTICS.fullmatch(line))
+    return Finding("the verifier remarks something", other, said) if other else None
 
 
 class Loud(Exception):
