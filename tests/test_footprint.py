@@ -88,6 +88,18 @@ def test_what_a_killed_process_made_is_removed_too(tree: Tree, log: Path) -> Non
     assert files(tree) == before
 
 
+def test_a_half_made_library_goes_and_a_program_of_such_a_name_stays(tree: Tree, log: Path) -> None:
+    theirs, left = (tree.path / "tools/lib/bpf" / name for name in ("stTheirs", "stAB12cd"))
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    theirs.touch()
+    with footprint.recorded(tree, "samples/bpf", "tools/lib", log=log):
+        for path in (left, tree.samples / "stfilter"):
+            path.touch()
+    assert not left.exists()
+    assert theirs.exists()
+    assert footprint.made(tree) == ["samples/bpf/stfilter"]
+
+
 def test_clean_right_after_a_kill_finds_what_was_made(tree: Tree, log: Path) -> None:
     before = files(tree)
     kill_in_the_middle(tree, log, "samples/bpf")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdplab.errors import CommandFailed, MissingTools
-from xdplab.process import Line, Shell, pasteable, scratch, since
+from xdplab.process import Line, Shell, lives, pasteable, scratch, since
 from xdplab.workspace import PROJECT
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -195,6 +195,24 @@ def test_a_command_is_asked_politely_first() -> None:
     assert running.wait() == 7
 
 
+def test_a_child_may_clear_up_behind_it_though_the_command_is_gone(tmp_path: Path) -> None:
+    child = "trap 'sleep 0.3; touch cleared; exit' TERM; echo ready; while :; do sleep 0.02; done"
+    with Shell().start(["sh", "-c", 'sh -c "$1" & sleep 1000', "sh", child], cwd=tmp_path) as run:
+        assert next(run.lines(60)).text == "ready"
+    assert (tmp_path / "cleared").exists()
+    assert is_gone(run.pid)
+
+
+def test_a_zombie_that_nobody_reaps_does_not_live() -> None:
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as process:
+        assert lives(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.killpg(process.pid, 0)  # to kill(2) it is there
+        assert not lives(process.pid)
+    assert not lives(process.pid)
+
+
 def test_ctrl_c_does_not_reach_the_command_by_itself() -> None:
     with Shell().start(["sleep", "1000"]) as running:
         assert os.getpgid(running.pid) != os.getpgid(0)
@@ -300,6 +318,17 @@ def test_a_scratch_directory_goes_with_the_block_and_with_whoever_is_killed() ->
         assert (place / "work").exists()
         os.killpg(process.pid, signal.SIGKILL)
         wait_until(lambda: not place.exists())
+
+
+def test_what_leaves_temporary_files_has_a_directory_for_them_that_goes() -> None:
+    echoed: list[str] = []
+    shell = Shell(echoed.append)
+    argv = script('touch "$TMPDIR/left"; echo "$TMPDIR"')
+    place = Path(shell.run(argv, leaves=True).text())
+    assert place.is_absolute()
+    assert not place.exists()
+    assert echoed == [pasteable(argv)]
+    assert Shell(dry=True).run(argv, leaves=True).lines == ()
 
 
 # ---- asked to end

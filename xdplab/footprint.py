@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from xdplab.tree import STATE, Tree
 
 _CREATED = "created.json"
 _BEFORE = "before.json"  # there only while something is being made
+# what binutils' ar writes until it is whole, and leaves when it is killed; libraries alone
+# are made by it, and none in samples/bpf itself, where a pair's program may have such a name
+_HALF_MADE = re.compile(r"(tools|samples/bpf/\w+)/(.+/)?st[a-zA-Z0-9]{6}")
 _SLACK = 1_000_000_000  # nanoseconds from make's last word to its last file, after a kill -9
 
 Stamp = list[int]  # a file's size, and when it was last written, in nanoseconds
@@ -63,7 +67,11 @@ def _book(tree: Tree, below: Sequence[str], before: Sequence[str], last: float) 
     ours = (now - set(before)) | (now & created.keys())
     for name in sorted(ours):
         path = tree.path / name
-        if path.lstat().st_ctime_ns <= last:
+        if path.lstat().st_ctime_ns > last:
+            continue
+        if _HALF_MADE.fullmatch(name) and name not in before:
+            path.unlink()
+        else:
             created[name] = _stamp(path)
     _write_created(tree, created)
     tree.state(_BEFORE).unlink()

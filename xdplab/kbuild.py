@@ -159,6 +159,7 @@ def _run(
         log=log,
         on_line=on_line,
         check=False,
+        leaves=True,
     )
     if tools.sandboxed:
         sandbox.require_inside(tree.path)

@@ -37,6 +37,7 @@ _END_WITH_US = ("setpriv", "--pdeathsig=TERM", "--")
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SUDO = "sudo"
 GRACE = 3.0  # seconds from SIGTERM to SIGKILL
+_LOOK = 0.002  # seconds to the first look whether they are gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,16 @@ class Running:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
-            with contextlib.suppress(TimeoutError):
-                self.wait(GRACE)
+            self._wait_for_group()
+
+    def _wait_for_group(self) -> None:
+        """Wait for all that it started too: a compiler clears up behind it, if it is let."""
+        deadline, pause = time.monotonic() + GRACE, _LOOK
+        while self._process.poll() is None or lives(self._process.pid):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(pause)
+            pause = min(2 * pause, 16 * _LOOK)
 
     def __enter__(self) -> Running:
         return self
@@ -298,6 +307,25 @@ def since(pid: int) -> float:
     return time.time() - up + began / os.sysconf("SC_CLK_TCK")
 
 
+def lives(group: int) -> bool:
+    """Whether a process group has a member that is more than a zombie, which nobody may reap."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is all another user's
+        return True
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, its = _stat(int(process.name))[:3]
+            if int(its) == group and state not in _DEAD:
+                return True
+    return False
+
+
+_DEAD = "ZX"  # states of proc_pid_stat(5)
+
+
 def _stat(pid: int) -> list[str]:
     """What proc_pid_stat(5) has behind the command's name, which may be of any characters."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -325,13 +353,18 @@ class Shell:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
+        aside: Path | None = None,
     ) -> Running:
-        """Start a command and stream its lines; not for a dry run."""
+        """Start a command and stream its lines; not for a dry run.
+
+        Temporary files go to `aside`, which isn't shown: who pastes it has an own /tmp.
+        """
         self.echo(pasteable(argv, cwd, env))
         if log:
             with log.open("a", errors="backslashreplace") as file:
                 file.write(f"$ {pasteable(argv, cwd, env)}\n")
-        running = Running(argv, cwd=cwd, env=env, log=log)
+        given = {**(env or {}), "TMPDIR": str(aside)} if aside else env
+        running = Running(argv, cwd=cwd, env=given, log=log)
         self.hold(running)
         return running
 
@@ -345,16 +378,22 @@ class Shell:
         on_line: OnLine = lambda _: None,
         idle: Callable[[], None] = lambda: None,
         check: bool = True,
+        leaves: bool = False,
     ) -> Finished:
         """Run a command that changes something to its end; only echo it in a dry run.
 
         `on_line` hears each line, `idle` is called in every second without one.
-        Raises CommandFailed if it returns an error and `check` is set.
+        What `leaves` temporary files when it is killed, as compilers do, is given a
+        directory for them that goes with it.  Raises CommandFailed if it returns an
+        error and `check` is set.
         """
         if self.dry:
             self.echo(pasteable(argv, cwd, env))
             return Finished(tuple(map(str, argv)), 0, ())
-        with self.start(argv, cwd=cwd, env=env, log=log) as running:
+        with (
+            scratch() if leaves else contextlib.nullcontext() as aside,
+            self.start(argv, cwd=cwd, env=env, log=log, aside=aside) as running,
+        ):
             running.end_input()
             lines = []
             for line in running.lines(idle=idle):

@@ -37,8 +37,7 @@ def compiled(name: str, workspace: Workspace, shell: Shell) -> Path:
     with tempfile.TemporaryDirectory(dir=made.parent) as scratch:
         fresh = Path(scratch) / name
         compiling: list[str | Path] = ["gcc", "-O2", "-Wall", "-s", "-o", fresh, source]
-        ours = {"TMPDIR": scratch}  # what a killed gcc leaves too goes with invoke clean
-        if shell.run([*compiling, "-static"], env=ours, check=False).code:
-            shell.run(compiling, env=ours)  # there is no static C library
+        if shell.run([*compiling, "-static"], check=False, leaves=True).code:
+            shell.run(compiling, leaves=True)  # there is no static C library
         write_whole(made, fresh.read_bytes(), 0o755)
     return made
