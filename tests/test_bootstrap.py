@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-GROUPS = {"build", "run", "vm", "dev", "cluster"}
-LOCKS = ("requirements.lock", "requirements-cluster.lock")
+GROUPS = {"build", "run", "vm", "dev", "cluster", "fuzz"}
+FUZZ = "requirements-fuzz.lock"
+LOCKS = ("requirements.lock", "requirements-cluster.lock", FUZZ)
 MANAGERS = ("apt", "dnf", "pacman", "zypper")
 BASH_SCRIPTS = sorted(
     script for script in SCRIPTS.iterdir() if script.read_text().startswith("#!/usr/bin/env bash\n")
@@ -134,7 +135,7 @@ def test_second_run_leaves_the_venv_alone(checkout: Path) -> None:
 
 
 def test_dasks_library_is_installed_when_it_is_wanted_and_stays(checkout: Path) -> None:
-    plain, cluster = LOCKS
+    plain, cluster, _ = LOCKS
     assert f"making .venv from {plain}\n" in bootstrap(checkout).stdout
     assert f"from this {cluster}" in bootstrap(checkout, "--check", "cluster").stdout
     assert f"making .venv from {cluster}\n" in bootstrap(checkout, "cluster").stdout
@@ -144,12 +145,23 @@ def test_dasks_library_is_installed_when_it_is_wanted_and_stays(checkout: Path) 
     assert f"making .venv from {cluster}\n" in bootstrap(checkout, "build").stdout
 
 
+@pytest.mark.parametrize("lock", LOCKS[:2])
+def test_the_fuzzer_comes_on_top_when_it_is_wanted_and_stays(lock: str, checkout: Path) -> None:
+    other = ["cluster"] if lock != LOCKS[0] else []
+    assert f"making .venv from {lock}\n" in bootstrap(checkout, *other).stdout
+    assert f"making .venv from {lock} {FUZZ}\n" in bootstrap(checkout, "fuzz").stdout
+    assert "making" not in bootstrap(checkout, "build").stdout
+    (checkout / FUZZ).write_text("# changed\n")
+    assert f"making .venv from {lock} {FUZZ}\n" in bootstrap(checkout).stdout
+
+
 def test_the_locks_agree() -> None:
-    plain, cluster = (
+    plain, cluster, fuzz = (
         set(re.findall(r"^[\w.-]+==\S+", (SCRIPTS.parent / lock).read_text(), re.MULTILINE))
         for lock in LOCKS
     )
     assert plain < cluster
+    assert {pin.partition("==")[0] for pin in fuzz} == {"atheris"}
     assert {pin.partition("==")[0] for pin in cluster - plain} >= {"dask", "distributed"}
     assert not {pin.partition("==")[0] for pin in plain} & {"dask", "distributed"}
 

@@ -173,7 +173,10 @@ def test_json_is_for_people_too(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
 
 
-@pytest.mark.parametrize("wreck", [b"", b"{", b'{"a": 1', b"\xff\xfe\x00", b"{} {}", b"\0" * 64])
+WRECKS = [b"", b"{", b'{"a": 1', b"\xff\xfe\x00", b"{} {}", b"\0" * 64, b"[" * 10**5]
+
+
+@pytest.mark.parametrize("wreck", WRECKS, ids=range(len(WRECKS)))
 def test_a_wreck_is_not_taken_for_no_record(wreck: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     assert read_json(path) is None

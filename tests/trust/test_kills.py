@@ -5,7 +5,10 @@ The tries are the same ones each time; the moments at which they strike never qu
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -16,6 +19,7 @@ from xdplab.bench.measure import Means
 from xdplab.process import Shell
 from xdplab.toolchain import Toolchain
 from xdplab.torture import Name, session
+from xdplab.torture.disks import Disk, Quota
 from xdplab.torture.ground import PATIENCE, Ground, made
 from xdplab.workspace import Workspace
 
@@ -38,6 +42,29 @@ def test_no_promise_is_broken(name: Name, means: Means) -> None:
         for seed in range(TRIES[name]):
             tried = ordeal.once(Random(f"{name} {seed}"))  # noqa: S311
             assert not tried.finding, f"invoke torture --only {name} --seed {seed}: {tried}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "refusal"), [(Disk, errno.ENOSPC), (Quota, errno.EDQUOT)], ids=["full", "quota"]
+)
+def test_a_disk_takes_no_more_than_it_is_let(
+    kind: type[Disk], refusal: int, means: Means, tmp_path: Path
+) -> None:
+    with made(means) as ground:
+        disk = kind("a disk", ground, ground.scratch / "place")
+        if isinstance(disk, Quota) and (why := disk.why_not()):
+            pytest.skip(why)
+        with disk.mounted(tmp_path) as seen:
+            disk.limit(seen, 100 * 1024)
+            with pytest.raises(OSError, match=os.strerror(refusal)):
+                (seen / "much").write_bytes(os.urandom(300 * 1024))
+            disk.lift()
+            (seen / "much").write_bytes(os.urandom(300 * 1024))
+            disk.forbid()
+            with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+                (seen / "more").touch()
+            disk.allow()
+            (seen / "more").touch()
 
 
 # ---- that the ground sees what is left: a check that can't fail is none

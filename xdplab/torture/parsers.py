@@ -418,6 +418,6 @@ def tried(name: str, number: int, rng: Random) -> Finding | None:
 def opened(means: Means) -> Iterator[Ordeal]:
     """The fuzzer's corpora grow as long as the block lasts."""
     fuzzer = importlib.util.find_spec("atheris") is not None
-    skipped = {} if fuzzer else {"by the fuzzer": "there is no atheris: pip install atheris"}
+    skipped = {} if fuzzer else {"by the fuzzer": "there is no atheris: scripts/bootstrap fuzz"}
     with tempfile.TemporaryDirectory(prefix="xdplab-torture-") as directory:
         yield Ordeal(Name.PARSER, 4, Parsers(means.shell, Path(directory), fuzzer).once, skipped)
