@@ -19,6 +19,7 @@ from invoke.parser.context import ParserContext
 from invoke.program import Program
 from invoke.tasks import Task, task
 
+from xdplab import TUTORIAL
 from xdplab.errors import ClaimsFailed, LabError, NotSolved
 from xdplab.options import choice, number, one_of, whole_number, words
 
@@ -38,7 +39,6 @@ FORCE = {"force": "also if it cuts an ssh session or the default gateway"}
 BOOT = {"boot": "what the vm boots: 6.1, 6.1-cloud, 6.12.117, a release, the path of an image;"
         " else the tree's own kernel, or one of its series"}  # fmt: skip
 LANG = {"lang": "en or fr; else the locale's"}
-TUTORIAL = "xdp_ip_filter"
 HELPS: dict[str, dict[str, str]] = {}  # by command and option; Invoke empties its own
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from xdplab import TUTORIAL
 from xdplab.dialect import PROBES, Dialect
 from xdplab.files import write_whole
 from xdplab.patching import SERIES, read_series
@@ -243,9 +244,7 @@ def _section(era: Era, proofs: Iterable[Proof]) -> Section:
     return Section(
         era,
         [shift for shift in SHIFTS if KernelVersion.parse(shift.since) in era.versions],
-        render(
-            "samples_bpf_Makefile.j2", dialect=mainline(example), sample="xdp_ip_filter", others=[]
-        ),
+        render("samples_bpf_Makefile.j2", dialect=mainline(example), sample=TUTORIAL, others=[]),
         [spelling for spelling in SPELLINGS if example in spelling.versions],
         [proof for proof in proofs if _upstream(proof) in era.versions],
     )

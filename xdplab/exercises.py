@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xdplab import language
+from xdplab import TUTORIAL, language
 from xdplab.build import Build
 from xdplab.counters import Reading
 from xdplab.errors import DidNotAttach, NotAChoice, NotBegun
@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # scapy makes them
     from xdplab.drills import Case, Trial
 
 _PLACE = PROJECT / "exercises"
-_START = "xdp_ip_filter"  # the tutorial's pair
 
 _INTERVAL = 0.03  # seconds between two readings
 _PATIENCE = 5.0  # seconds for the program to print its counters
@@ -98,7 +97,7 @@ def named(name: str, tongue: str) -> Exercise:
 
 def begin(exercise: Exercise, shell: Shell) -> None:
     """Make the learner's files from the tutorial's pair, those that aren't there yet."""
-    start = Sample.find(_START)
+    start = Sample.find(TUTORIAL)
     for source, target in zip((start.kern, start.user), exercise.files, strict=True):
         if target.exists():
             continue

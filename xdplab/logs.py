@@ -85,3 +85,32 @@ class Tail:
             whole.append(self._rest)
             self._rest = b""
         return [raw.decode(errors="backslashreplace") for raw in whole]
+
+
+class Drain(Tail):
+    """A tail of a file that nobody else reads: what was read of it takes no room any more."""
+
+    def __init__(self, path: Path, part: int = PART) -> None:
+        super().__init__(path)
+        self._part, self._drained = part, 0
+
+    def lines(self, *, last: bool) -> list[str]:
+        """As of Tail."""
+        found = super().lines(last=last)
+        read = self._file.tell()
+        if read - self._drained >= self._part:
+            with self._path.open("rb+") as file:
+                _punch(file.fileno(), read)
+            self._drained = read
+        return found
+
+
+def _punch(descriptor: int, size: int) -> None:
+    """Make the first bytes of a file a hole, by fallocate(2); not all file systems can."""
+    import ctypes  # here: few commands need it
+
+    nought, length = ctypes.c_longlong(0), ctypes.c_longlong(size)
+    ctypes.CDLL(None).fallocate(descriptor, _PUNCH_HOLE, nought, length)
+
+
+_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE, without which it is refused

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xdplab import lifecycle, logs, making, patching, runner, trust
+from xdplab import TUTORIAL, lifecycle, logs, making, patching, runner, trust
 from xdplab.boot import qemu
 from xdplab.build import Build
 from xdplab.counters import Reading, readings
@@ -47,7 +47,6 @@ from xdplab.trees import find
 from xdplab.version import KernelVersion
 from xdplab.workspace import PROJECT, RunRecord, Workspace
 
-PAIR = "xdp_ip_filter"
 _PATIENCE = 30.0  # seconds for two more readings, or for a filter to be gone
 _INTERRUPTED = (130, -signal.SIGINT)  # a command that Ctrl-C ended
 # what makes the kernel half the post's
@@ -263,8 +262,8 @@ class Session:
 
     def build(self) -> Build | None:
         """The pair's build, if there is one and no source was edited since."""
-        build = Build.load(self.workspace.build(self.tree().key, PAIR))
-        return build if build and not build.older_than(Sample.find(PAIR)) else None
+        build = Build.load(self.workspace.build(self.tree().key, TUTORIAL))
+        return build if build and not build.older_than(Sample.find(TUTORIAL)) else None
 
     def record(self) -> RunRecord | None:
         """The newest run that is under way, whoever started it."""
@@ -330,20 +329,20 @@ def _samples(session: Session) -> Found:
     tree = session.tree()
     log = session.workspace.build(tree.key, "all-samples") / "build.log"
     good = [one for one in making.all_samples_in(tree, log).good if one.name not in tree.placed()]
-    own = [one for one in good if not one.name.startswith(PAIR)]
+    own = [one for one in good if not one.name.startswith(TUTORIAL)]
     return Found(True, {"number": len(own)}) if log.exists() and own else _not(str(tree.samples))
 
 
 def _makefile(session: Session) -> Found:
     tree = session.tree()
-    missing = [change.diff() for change in patching.plan(tree, PAIR)]
+    missing = [change.diff() for change in patching.plan(tree, TUTORIAL)]
     if missing:
         return _not("".join(missing))
     return Found(True, {"makefile": tree.path / MAKEFILE, "programs": Dialect.of(tree).programs})
 
 
 def _pair(_: Session) -> Found:
-    pair = Sample.find(PAIR)
+    pair = Sample.find(TUTORIAL)
     missing = [part for part in _PARTS if part not in pair.kern.read_text(errors="replace")]
     return _not(", ".join(missing)) if missing else Found(True, {"kern": pair.kern})
 
@@ -429,7 +428,7 @@ class Step:
 
 FILTER = "invoke run --ip {ip} {at} --interval 0.5"
 _SEND = "invoke send --ip {ip} {where}"
-_KEY_LINES = ("grep", "-n", "-e", "SEC", "-e", "BPF_MAP", "-e", "return", f"{PAIR}_kern.c")
+_KEY_LINES = ("grep", "-n", "-e", "SEC", "-e", "BPF_MAP", "-e", "return", f"{TUTORIAL}_kern.c")
 
 STEPS = (
     Step(1, "tree", "git clone git://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git",
@@ -442,16 +441,16 @@ STEPS = (
          optional=True),
     Step(5, "makefile", "editor samples/bpf/Makefile",
          ("invoke patch --show", "invoke patch"), _makefile),
-    Step(6, "pair", f"editor samples/bpf/{PAIR}_kern.c samples/bpf/{PAIR}_user.c",
+    Step(6, "pair", f"editor samples/bpf/{TUTORIAL}_kern.c samples/bpf/{TUTORIAL}_user.c",
          (shlex.join(_KEY_LINES),), _pair),
     Step(7, "build", "make samples/bpf/", ("invoke build",), _built),
-    Step(8, "run", f'sudo ./{PAIR} -i "192.168.1.78"', (FILTER,), _runs),
+    Step(8, "run", f'sudo ./{TUTORIAL} -i "192.168.1.78"', (FILTER,), _runs),
     Step(9, "attached", "ip link list", ("invoke status",), _attached, filter=True),
     Step(10, "detach", "ip link set dev lo xdp off", ("invoke detach {where}",), _detached,
          filter=True),
     Step(11, "packet", 'sr1(IP(src="192.168.1.78", dst="127.0.0.1")/ICMP())', (_SEND,),
          partial(_counted, sent=1), filter=True),
-    Step(12, "counter", f'sudo ./{PAIR} -i "192.168.1.78"',
+    Step(12, "counter", f'sudo ./{TUTORIAL} -i "192.168.1.78"',
          (f"{_SEND} --count 3", "invoke send --ip {other} {where}"),
          partial(_counted, sent=3), filter=True),
     Step(13, "log", "cat /sys/kernel/debug/tracing/trace",

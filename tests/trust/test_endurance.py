@@ -17,7 +17,7 @@ from conftest import Invoke, wait_until
 from xdplab import formats, logs, process
 from xdplab.bench.measure import Means
 from xdplab.counters import Reading
-from xdplab.logs import LogFile, Tail
+from xdplab.logs import Drain, LogFile, Tail
 from xdplab.process import Shell
 from xdplab.sending import live_frames
 from xdplab.toolchain import Toolchain
@@ -84,6 +84,19 @@ def test_who_follows_a_log_misses_nothing_when_it_is_begun_anew(tmp_path: Path) 
         if number % 70 == 0:
             heard += tail.lines(last=False)
     assert heard + tail.lines(last=True) == texts
+
+
+def test_what_was_read_of_a_drained_file_takes_no_room(tmp_path: Path) -> None:
+    path, line, part, heard = tmp_path / "guest.out", "x" * 1000, 64 * 1024, 0
+    with path.open("wb", buffering=0) as file:
+        drain = Drain(path, part)
+        for _ in range(1000):
+            file.write(f"{line}\n".encode())
+            found = drain.lines(last=False)
+            assert set(found) <= {line}
+            heard += len(found)
+            assert path.stat().st_blocks * 512 <= 3 * part
+    assert heard == 1000
 
 
 def test_what_a_command_prints_is_heard_whole_and_kept_in_part(

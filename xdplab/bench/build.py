@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from xdplab import TUTORIAL, footprint, kbuild, lifecycle, patching
 from xdplab import build as building
-from xdplab import footprint, kbuild, lifecycle, patching
 from xdplab.bench.measure import By, Comparison, Goal, Means, Way, timed
 from xdplab.files import write_whole
 from xdplab.process import Shell
@@ -31,7 +31,6 @@ from xdplab.sources import wanted
 from xdplab.tree import SAMPLES, Tree
 from xdplab.workspace import PROJECT, Workspace
 
-_PAIR = "xdp_ip_filter"
 _COMMAND, _CALL, _MAKE = "invoke build", "the build in it", "make"
 _MAKES = "the calls of make that invoke --dry build prints"
 _COLD, _EDITED, _UNCHANGED = 1.3, 3.0, 0.3  # at most: times, times, seconds
@@ -64,7 +63,7 @@ def copied(means: Means) -> Iterator[_Desk]:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(original.path / name, place / name, follow_symlinks=False)
         pair.mkdir()
-        for file in PROJECT.glob(f"{_PAIR}_*.c"):
+        for file in PROJECT.glob(f"{TUTORIAL}_*.c"):
             shutil.copy2(file, pair)
         tree = Tree.at(place)
         found = frozenset(footprint.names_below(tree, [""]))
@@ -84,7 +83,7 @@ class _Desk:
     @property
     def sample(self) -> Sample:
         """The pair, as it is now."""
-        return Sample.find(str(self.pair / f"{_PAIR}_kern.c"))
+        return Sample.find(str(self.pair / f"{TUTORIAL}_kern.c"))
 
     # ---- what is compared
 
@@ -107,7 +106,7 @@ class _Desk:
     def edited(self, half: str, name: str) -> Comparison:
         """After each edit of a half; who doesn't look for edits is told nothing of them."""
         edit, compile_ = partial(self.edit, half), partial(self.compile, half)
-        copy = self.tree.samples / f"{_PAIR}_{half}.c"
+        copy = self.tree.samples / f"{TUTORIAL}_{half}.c"
         return Comparison(
             f"{self.tree.version.tag}, {name}",
             (
@@ -165,9 +164,9 @@ class _Desk:
 
     def compile(self, half: str) -> None:
         """Run what make ran for a half."""
-        receipt = Receipt.load(self.workspace.build(self.tree.key, _PAIR))
+        receipt = Receipt.load(self.workspace.build(self.tree.key, TUTORIAL))
         assert receipt  # noqa: S101  # it was built just now
-        recipe = receipt.halves[f"{_PAIR}_{half}.o"].recipe
+        recipe = receipt.halves[f"{TUTORIAL}_{half}.o"].recipe
         for command in recipe.commands:
             argv = [BASH, *FLAGS.split(), command]
             self.means.shell.run(argv, cwd=self.tree.path / recipe.directory)
@@ -198,5 +197,5 @@ class _Desk:
 
     def edit(self, half: str) -> None:
         """Write another comment at a half's end."""
-        with (self.pair / f"{_PAIR}_{half}.c").open("a") as file:
+        with (self.pair / f"{TUTORIAL}_{half}.c").open("a") as file:
             file.write(f"/* {time.monotonic_ns()} */\n")

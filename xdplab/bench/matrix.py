@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from xdplab import TUTORIAL, cases, matrix
 from xdplab import build as building
-from xdplab import cases, matrix
 from xdplab.bench.measure import Comparison, Figures, Goal, Means, Way, timed
 from xdplab.boot import Kernel, kept, qemu
 from xdplab.boot.initramfs import Entry, cpio
@@ -28,7 +28,7 @@ from xdplab.runner import Job
 from xdplab.sample import Sample
 from xdplab.testbed.vm import DEV, Cable, Parcel, Platform, Userland, opened
 
-_SAMPLE, _IP = "xdp_ip_filter", "192.168.1.78"
+_IP = "192.168.1.78"
 _ROUNDS = 3  # emulated, a boot takes seconds
 _ROW = 4  # kernels of which each is looked at by itself
 _POINTS = (1, 2, 4, 8)  # cells
@@ -97,7 +97,7 @@ class _Site:
         """The pair built, and what goes into guests packed."""
         shell, workspace = means.shell, means.workspace
         build = building.build(
-            means.tree(), Sample.find(_SAMPLE), means.toolchain(), workspace, shell,
+            means.tree(), Sample.find(TUTORIAL), means.toolchain(), workspace, shell,
             lambda _: None, means.say,
         )  # fmt: skip
         frames = cases.frames(build, _IP)
@@ -224,7 +224,7 @@ def _cells(
 
 def _matrix(site: _Site, row: Sequence[Kernel], modes: Sequence[str]) -> None:
     means, by_release = site.means, {kernel.release: kernel for kernel in row}
-    plan = Plan.of(_SAMPLE, by_release, [], modes, _IP, DEV)
+    plan = Plan.of(TUTORIAL, by_release, [], modes, _IP, DEV)
     machines = ThisMachine(means.workspace, _QUIET)
     with tempfile.TemporaryDirectory(dir=site.scratch) as directory:
         found = matrix.run(

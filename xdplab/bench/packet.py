@@ -27,6 +27,7 @@ from functools import partial
 from itertools import repeat
 from pathlib import Path
 
+from xdplab import TUTORIAL
 from xdplab.bench.measure import By, Comparison, Figures, Goal, Means, Way, timed
 from xdplab.bench.place import BPFFS, Place, built, namespace
 from xdplab.build import Build
@@ -84,7 +85,7 @@ class _Builds:
     @classmethod
     def made(cls, means: Means, scratch: Path) -> _Builds:
         """Build all of them; the tree is left with the pair that logs nothing."""
-        sample = Sample.find("xdp_ip_filter")
+        sample = Sample.find(TUTORIAL)
         post = built(means, replace(sample, kern=_POST), scratch / "post")
         traced = built(means, sample, scratch / "traced", trace=True)
         pair = built(means, sample, scratch / "pair")

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from xdplab import TUTORIAL
 from xdplab.bench.measure import Comparison, Figures, Means, Way
 from xdplab.bench.place import Place, built, namespace
 from xdplab.build import Build
@@ -40,7 +41,7 @@ from xdplab.testbed.netns import FAR, NEAR
 from xdplab.traffic import Proto, Recipe
 from xdplab.workspace import PROJECT
 
-_PAIR, _BARE = "xdp_ip_filter", PROJECT / "xdplab/bench/drop_all_kern.c"
+_BARE = PROJECT / "xdplab/bench/drop_all_kern.c"
 _SOURCE, _TARGET = "10.0.9.2", "10.0.9.1"
 _SECONDS = 0.3  # of sending, for a reading
 _LOOK = 0.05  # seconds between a sample's own readings
@@ -159,8 +160,8 @@ class _Builds:
     @classmethod
     def made(cls, means: Means, scratch: Path) -> _Builds:
         """Build all of them; the tree is left with the pair that logs nothing."""
-        traced = built(means, Sample.find(_PAIR), scratch / "traced", trace=True)
-        names = {"bare": str(_BARE), "pair": _PAIR, "filter": SAMPLE}
+        traced = built(means, Sample.find(TUTORIAL), scratch / "traced", trace=True)
+        names = {"bare": str(_BARE), "pair": TUTORIAL, "filter": SAMPLE}
         made = {as_: built(means, Sample.find(name), scratch / as_) for as_, name in names.items()}
         return cls(traced=traced, **made)
 

@@ -25,7 +25,7 @@ from xdplab.errors import (
     NoBoot,
 )
 from xdplab.files import require_space
-from xdplab.logs import LogFile, Tail
+from xdplab.logs import Drain, LogFile
 from xdplab.process import Line, Running, Shell, Stream
 
 _BOOT_PATIENCE = {qemu.KVM.name: 10.0, qemu.TCG.name: 120.0}  # seconds
@@ -190,9 +190,9 @@ class GuestProcess:
     def __init__(self, guest: Guest, log: LogFile) -> None:
         self._guest = guest
         self.log = log
-        self._tails: dict[Stream, Tail] = {
-            "out": Tail(guest.directory / qemu.OUTPUT),
-            "err": Tail(guest.directory / qemu.ERRORS),
+        self._tails: dict[Stream, Drain] = {
+            "out": Drain(guest.directory / qemu.OUTPUT),
+            "err": Drain(guest.directory / qemu.ERRORS),
         }
 
     @property

@@ -18,7 +18,7 @@ from xdplab.torture.ground import Ground
 
 _LARGE = 8 * 2**30  # bytes, more than anything here takes or asks for
 _BTRFS = "mkfs.btrfs", "btrfs"
-_WHOLE = "0/5"  # the quota group of all files that are in no other subvolume
+_GROUP = "0/256"  # the quota group of the first subvolume that is made
 _BLOCK = 4096
 
 
@@ -41,7 +41,7 @@ class Disk:
             shutil.copytree(template, seen, symlinks=True, dirs_exist_ok=True)
             yield seen
         finally:
-            self._do("umount", "--lazy", self.place)
+            self._umount()
 
     def limit(self, seen: Path, room: int) -> None:
         """Let it take so many bytes more."""
@@ -64,20 +64,27 @@ class Disk:
     def _mount(self) -> None:
         self._do("mount", "-t", "tmpfs", "-o", f"size={_LARGE}", "desk", self.place)
 
+    def _umount(self) -> None:
+        self._do("umount", "--lazy", self.place)
+
     def _do(self, *command: str | Path) -> str:
         bench = self.ground.bench
         return bench.shell.run([*bench.enter, *command]).text()
 
 
 class Quota(Disk):
-    """A Btrfs in a file, and its quota."""
+    """A subvolume of a Btrfs in a file, and its quota.
+
+    That is spoken to by way of the whole file system, whose root has none: in the subvolume
+    itself even to lift a limit may take more than it lets.
+    """
 
     __slots__ = ()
 
     def limit(self, seen: Path, room: int) -> None:
         """Let it take so many bytes more; what is only in memory is written out before."""
-        shown = self._do("btrfs", "qgroup", "show", "--raw", "--sync", self.place)
-        (used,) = (line.split()[1] for line in shown.splitlines() if line.startswith(_WHOLE))
+        shown = self._do("btrfs", "qgroup", "show", "--raw", "--sync", self._whole)
+        (used,) = (line.split()[1] for line in shown.splitlines() if line.startswith(_GROUP))
         self._limit(f"{int(used) + room}")
 
     def lift(self) -> None:
@@ -100,14 +107,25 @@ class Quota(Disk):
             return ""
         return "a quota of Btrfs doesn't bind root here"
 
+    @property
+    def _whole(self) -> Path:
+        return self.place.with_name("btrfs")
+
     def _mount(self) -> None:
         image = self.place.with_name("disk")
         image.unlink(missing_ok=True)
         with image.open("wb") as file:
             file.truncate(_LARGE)
+        self._whole.mkdir(exist_ok=True)
         self._do("mkfs.btrfs", "--quiet", image)
-        self._do("mount", "-o", "loop", image, self.place)
-        self._do("btrfs", "quota", "enable", self.place)
+        self._do("mount", "-o", "loop", image, self._whole)
+        self._do("btrfs", "quota", "enable", self._whole)
+        self._do("btrfs", "subvolume", "create", self._whole / "desk")
+        self._do("mount", "--bind", self._whole / "desk", self.place)
+
+    def _umount(self) -> None:
+        super()._umount()
+        self._do("umount", "--lazy", self._whole)
 
     def _limit(self, size: str) -> None:
-        self._do("btrfs", "qgroup", "limit", size, _WHOLE, self.place)
+        self._do("btrfs", "qgroup", "limit", size, _GROUP, self._whole)

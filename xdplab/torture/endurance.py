@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from xdplab import formats, logs
+from xdplab import TUTORIAL, formats, logs
 from xdplab.bench.measure import Means
 from xdplab.errors import LabError, NotToBeHad
 from xdplab.sending import live_frames
@@ -24,7 +24,7 @@ from xdplab.testbed.netns import FAR, NEAR
 from xdplab.torture import Name
 from xdplab.torture.ground import Ground, Subject, invoke, made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
-from xdplab.torture.programs import TUTORIAL, built
+from xdplab.torture.programs import built
 from xdplab.traffic import Proto, Recipe
 
 SECONDS = 10.0  # of sending, in a try

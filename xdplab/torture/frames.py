@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from xdplab import runner
+from xdplab import TUTORIAL, runner
 from xdplab.bench.measure import Means
 from xdplab.bench.place import Place
 from xdplab.boot import Kernel, choice, qemu
@@ -30,7 +30,7 @@ from xdplab.testbed.vm import GuestBench, Vm
 from xdplab.torture import Name
 from xdplab.torture.ground import made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
-from xdplab.torture.programs import FILTER, LOUD, LOUD_SINCE, TUTORIAL, built
+from xdplab.torture.programs import FILTER, LOUD, LOUD_SINCE, built
 from xdplab.torture.trials import (
     ADDRESS,
     Filter,

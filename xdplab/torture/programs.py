@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from xdplab import TUTORIAL, filtering
 from xdplab import build as building
-from xdplab import filtering
 from xdplab.bench.measure import Means
 from xdplab.build import Build
 from xdplab.sample import ATTACH, OURS, Sample
 from xdplab.torture.ground import Ground
 from xdplab.version import KernelVersion
 
-TUTORIAL, FILTER = "xdp_ip_filter", filtering.SAMPLE
+FILTER = filtering.SAMPLE
 MINE, OLD, TRACED = "tort_filter", "old_filter", "traced_filter"  # copies of the tutorial's pair
 NAMES = frozenset(f"_{name}"[:15] for name in (MINE, OLD, TRACED))  # of their programs
 # copies that print the verifier's log of what they load; an object's name begins its maps' names

@@ -17,6 +17,7 @@ from itertools import islice
 from random import Random
 from typing import Protocol
 
+from xdplab import TUTORIAL
 from xdplab.boot import initramfs
 from xdplab.build import Build
 from xdplab.counters import Reading
@@ -30,14 +31,17 @@ from xdplab.testbed.local import LocalBench
 from xdplab.testbed.vm import GuestBench
 from xdplab.torture import chance
 from xdplab.torture.ordeal import Finding
-from xdplab.torture.programs import LOUD, TUTORIAL
+from xdplab.torture.programs import LOUD
 
 ADDRESS = "192.168.1.78"  # that the tutorial's pair is to filter
 _PATIENCE = 60.0  # seconds for a count to be told
 _SHOWN = 10  # frames of a finding
 # what libbpf prints of the verifier's log, and what is in that by BPF_LOG_STATS alone
 _LOG = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
-_STATISTICS = re.compile(r"verification time \d+ usec|stack depth [\d+]+|processed \d+ insns .*")
+_STATISTICS = re.compile(
+    r"verification time \d+ usec|stack depth [\d+]+( max \d+)?|insns processed [\d+]+"
+    r"|processed \d+ insns .*"
+)
 
 Counters = dict[str, tuple[int, int]]  # packets and bytes, of a rule or an action
 
