@@ -31,9 +31,7 @@ def test_a_tool_is_compiled_once(tmp_path: Path, name: str) -> None:
     first, second = (tools.compiled(name, workspace, shell) for _ in range(2))
     assert first == second
     (command,) = echoed
-    temporary, compiler, *_ = command.split()
-    assert temporary.startswith(f"TMPDIR={first.parent}/")  # where invoke clean finds it
-    assert compiler == "gcc"
+    assert command.startswith("gcc ")
     assert [path.name for path in first.parent.iterdir()] == [first.name]
 
 

@@ -84,8 +84,7 @@ class Running:
         self, argv: Argv, *, cwd: Path | None, env: Mapping[str, str] | None, log: Path | None
     ) -> None:
         self.argv = tuple(map(str, argv))
-        if not shutil.which(self.argv[0]):
-            raise MissingTools([self.argv[0]], "build run")
+        _require(argv[0])
         with _uninterrupted(self.end):
             self._process = subprocess.Popen(
                 [*_END_WITH_US, *self.argv],
@@ -265,6 +264,12 @@ def _environment(argv: Argv, env: Mapping[str, str] | None = None) -> dict[str, 
     return trust.environment()
 
 
+def _require(command: str | Path) -> None:
+    """Raise MissingTools unless a command can be found."""
+    if not shutil.which(command):
+        raise MissingTools([str(command)], "build run")
+
+
 def find(command: str) -> str | None:
     """How to call a command, also one that only root's PATH leads to; None if there is none."""
     if shutil.which(command):
@@ -280,8 +285,9 @@ _GUARD = ("setsid", "--fork", "sh", "-c", 'cat >/dev/null; rm -rf -- "$1"', "sh"
 def scratch() -> Iterator[Path]:
     """A temporary directory that goes with the block, and also if this process is killed.
 
-    A guard in a session of its own is there before the directory is.
+    A guard in a session of its own is there before the directory is.  Raises MissingTools.
     """
+    _require(_GUARD[0])
     place = Path(tempfile.gettempdir(), f"xdplab-{secrets.token_hex(8)}")
     with subprocess.Popen(
         [*_GUARD, place], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
@@ -390,6 +396,7 @@ class Shell:
         if self.dry:
             self.echo(pasteable(argv, cwd, env))
             return Finished(tuple(map(str, argv)), 0, ())
+        _require(argv[0])
         with (
             scratch() if leaves else contextlib.nullcontext() as aside,
             self.start(argv, cwd=cwd, env=env, log=log, aside=aside) as running,
@@ -411,8 +418,7 @@ class Shell:
         Not for a dry run.  Raises MissingTools.
         """
         self.echo(pasteable(argv))
-        if not shutil.which(str(argv[0])):
-            raise MissingTools([str(argv[0])], "build run")
+        _require(argv[0])
         ended = subprocess.run(
             [*_END_WITH_US, *argv], env=_environment(argv), input=text, capture_output=True,
             text=True, check=False,
@@ -426,8 +432,7 @@ class Shell:
 
         Not for a dry run.  Raises MissingTools.
         """
-        if not shutil.which(str(argv[0])):
-            raise MissingTools([str(argv[0])], "build run")
+        _require(argv[0])
         # a handler, not SIG_IGN: that the command would inherit
         handler = signal.signal(signal.SIGINT, lambda *_: None)
         try:

@@ -22,7 +22,7 @@ from support import git
 
 LOCKS = sorted(PROJECT.glob("requirements*.lock"))
 _PIN = re.compile(
-    r"^([\w.-]+)==(\S+) \\((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)$", re.MULTILINE
+    r"^([\w.-]+)==(\S+) (?:; .+)?\\((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)$", re.MULTILINE
 )
 
 
@@ -37,7 +37,7 @@ def pinned(lock: Path) -> dict[str, str]:
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_each_requirement_is_pinned_with_hashes(lock: Path) -> None:
     named = [line for line in lock.read_text().splitlines() if line[:1] not in ("", " ", "#")]
-    assert len(pinned(lock)) == len(named) > 10
+    assert len(pinned(lock)) == len(named) > (0 if "fuzz" in lock.stem else 10)
 
 
 def test_nothing_else_is_installed_by_the_scripts() -> None:
