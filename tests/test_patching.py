@@ -323,6 +323,17 @@ def test_files_keep_their_modes(one_tree: Tree) -> None:
         assert makefile(one_tree).stat().st_mode & 0o7777 == 0o640
 
 
+def test_a_file_with_two_changes_is_never_between_them(
+    one_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = patching.plan(one_tree, SAMPLE)[0]
+    second = Change(first.file, first.after, f"{first.after}# more\n", "")
+    written: list[tuple[Path, str]] = []
+    monkeypatch.setattr(patching, "_write", lambda path, text: written.append((path, text)))
+    patching.apply(one_tree, [first, second])
+    assert written == [(one_tree.path / first.file, second.after)]
+
+
 def test_a_crash_between_record_and_write_does_no_harm(tree: Tree) -> None:
     before = contents(tree.path)
     changes = patching.plan(tree, SAMPLE)

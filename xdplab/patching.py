@@ -290,12 +290,15 @@ def plan_series(tree: Tree, series: Path = SERIES, planned: Sequence[Change] = (
 
 
 def apply(tree: Tree, changes: Sequence[Change], *, dry: bool = False) -> None:
-    """Make the changes; the record is on disk before the first file is touched."""
+    """Make the changes; the record is on disk before the first file is touched.
+
+    A file is written once, whatever number of changes it has: it is never between two.
+    """
     if not changes or dry:
         return
     write_json(tree.state(_RECORD), [asdict(change) for change in [*recorded(tree), *changes]])
-    for change in changes:
-        _write(tree.path / change.file, change.after)
+    for name, text in {change.file: change.after for change in changes}.items():
+        _write(tree.path / name, text)
 
 
 def recorded(tree: Tree) -> list[Change]:
