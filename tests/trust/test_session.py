@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -76,6 +77,13 @@ def test_tries_are_counted_and_kept(means: Means, dice: list[float]) -> None:
     assert len(tally["found"]) == sum(one < 0.25 for one in dice) > 0
     assert refused["tries"] == 0
     assert "why" in refused["skipped"]["all of it"]
+
+
+def test_what_is_found_is_said_at_once(means: Means, dice: list[float]) -> None:
+    said: list[str] = []
+    record = run(replace(means, say=said.append), 1, 40)
+    seeds = [found.seed for _, found in record.found]
+    assert said == [f"found: exit, seed {seed}: low: it is low" for seed in seeds]
 
 
 def test_the_seed_of_a_finding_is_that_of_the_first_try(means: Means, dice: list[float]) -> None:

@@ -16,7 +16,7 @@ from xdplab.bench.measure import Means
 from xdplab.errors import Broken, CannotRun, NotANumber
 from xdplab.files import write_json
 from xdplab.options import choice, number, whole_number
-from xdplab.sources import Report
+from xdplab.sources import Report, Tell
 from xdplab.torture import Name, endurance, exits, frames, guest, halfway, parsers, together
 from xdplab.torture.ordeal import Ordeal, Record, Tally
 
@@ -62,9 +62,9 @@ def run(
     """Try the ordeals until the time is over, or so many tries of each were made.
 
     Each time it is the turn of the one that has had the least time.  Gives the record after
-    each try, and keeps it in the directory with each finding and at the end.  A try's
-    chances come from `seed` and its number: the seed of a finding makes the same try the
-    first one.
+    each try, and keeps it in the directory at the end and with each finding, which is said
+    at once.  A try's chances come from `seed` and its number: the seed of a finding makes
+    the same try the first one.
     """
     record = Record(seed, time.strftime("%F %T"), [])
     with ExitStack() as stack:
@@ -81,7 +81,7 @@ def run(
         began = time.monotonic()
         try:
             known = 0
-            for _ in _turns(ordeals, record, tries, tell):
+            for _ in _turns(ordeals, record, tries, tell, means.say):
                 record.seconds = round(time.monotonic() - began, 1)
                 if len(record.found) > known:
                     known = len(record.found)
@@ -94,7 +94,7 @@ def run(
 
 
 def _turns(
-    ordeals: Mapping[str, Ordeal], record: Record, tries: int | None, tell: Report
+    ordeals: Mapping[str, Ordeal], record: Record, tries: int | None, tell: Report, say: Tell
 ) -> Iterator[None]:
     """A turn each time, at the first none, so that what can't be tried is on record too."""
     yield
@@ -104,6 +104,8 @@ def _turns(
         seed, began = record.seed + tally.tries, time.monotonic()
         tried = ordeals[tally.name].once(Random(f"{tally.name} {seed}"))  # noqa: S311
         tally.take(tried, seed, time.monotonic() - began)
+        if tried.finding:
+            say(f"found: {tally.name}, seed {seed}: {tried.kind}: {tried.finding.what}")
         yield
 
 
