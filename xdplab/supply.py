@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from xdplab.errors import (
     Unreachable,
 )
 from xdplab.files import locked, sha256, write_whole
-from xdplab.process import Argv, Shell
+from xdplab.process import Argv, Shell, scratch
 from xdplab.workspace import PROJECT, Workspace
 
 _EPOCH = "SOURCE_DATE_EPOCH"
@@ -53,8 +52,8 @@ def dist(to: Path, shell: Shell) -> list[Path]:
     NoCommitDate, and CommandFailed.
     """
     environment = _dated(shell)
-    with tempfile.TemporaryDirectory(prefix="dist-") as scratch:
-        sources, made = _sources(Path(scratch), shell), Path(scratch, "made")
+    with scratch() as place:
+        sources, made = _sources(place, shell), place / "made"
         argv = [sys.executable, "-m", "hatchling", "build", "--directory", str(made)]
         shell.run(argv, cwd=sources, env=environment)
         for file in made.glob("*"):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from xdplab.errors import MissingTools, QemuTooOld
 from xdplab.files import read_json, write_json
-from xdplab.process import Shell
+from xdplab.process import Shell, scratch
 from xdplab.workspace import Workspace, boot_id
 
 QEMU = "qemu-system-x86_64"
@@ -134,10 +133,10 @@ def judge_kvm(workspace: Workspace, fault: str) -> None:
 
 
 def _why_no_kvm(shell: Shell) -> str:
-    with tempfile.NamedTemporaryFile() as disk:
-        disk.write(_BOOT_SECTOR)
-        disk.flush()
-        options = ["-drive", f"file={disk.name},format=raw,if=ide,readonly=on", "-device",
+    with scratch() as place:
+        disk = place / "disk"
+        disk.write_bytes(_BOOT_SECTOR)
+        options = ["-drive", f"file={disk},format=raw,if=ide,readonly=on", "-device",
                    "isa-debug-exit,iobase=0xf4,iosize=4"]  # fmt: skip
         with Shell(shell.echo).start([QEMU, *_MACHINE, *KVM.options, *options]) as running:
             try:
