@@ -183,8 +183,12 @@ class NotACapture(InputError):
 class InterfaceTaken(InputError):
     """An XDP program is attached there already, and is not replaced."""
 
-    def __init__(self, dev: str, program: int, owner: str, cure: str) -> None:
-        super().__init__(f"{dev} has an XDP program already: id {program}, {owner}", cure)
+    def __init__(self, dev: str, program: int, mode: str, holder: str = "") -> None:
+        owner = f"{mode} mode, {holder}".removesuffix(", ")
+        super().__init__(
+            f"{dev} has an XDP program already: id {program}, {owner}",
+            f"invoke status; invoke detach --dev {dev}",
+        )
 
 
 class ModeRefused(InputError):

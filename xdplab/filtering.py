@@ -412,8 +412,7 @@ def _why_not(code: int, lines: Sequence[Line], wanted: Wanted, given: Given) -> 
         return AlreadyLoaded(_since(text.partition(": xdp_filter")[0]))
     if runner.ALREADY in text:  # since it was looked at
         for one in (one for dev in wanted.devs for one in netlink.attached(dev)):
-            cure = f"invoke status; invoke detach --dev {one.dev}"
-            return InterfaceTaken(one.dev, one.program, f"{one.mode} mode", cure)
+            return InterfaceTaken(one.dev, one.program, one.mode)
     if re.search(r"^rule \d+: ", text, re.MULTILINE):
         return RuleRefused(given.located(text))
     if runner.NOT_PERMITTED.search(text):

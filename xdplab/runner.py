@@ -252,8 +252,7 @@ def check_interface(dev: str, bench: Bench) -> None:
     if dev not in present:
         raise NoSuchInterface(dev, present)
     for one in bench.attached(dev):
-        owner = " ".join([f"{one.mode} mode,", bench.holder(one)]).rstrip(", ")
-        raise InterfaceTaken(dev, one.program, owner, f"invoke status; invoke detach --dev {dev}")
+        raise InterfaceTaken(dev, one.program, one.mode, bench.holder(one))
 
 
 def _against_native(build: Build, job: Job, bench: Bench) -> list[Hindrance]:
