@@ -21,17 +21,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from stat import S_ISDIR
 
 import platformdirs
 import pytest
 
+from xdplab import trees
+from xdplab.bench.measure import Means
 from xdplab.boot import Kernel, choice
 from xdplab.boot.qemu import QEMU
 from xdplab.damage import EVERY_TREE
 from xdplab.errors import CannotRun
 from xdplab.process import Shell
+from xdplab.toolchain import Toolchain
 from xdplab.torture import small
 from xdplab.workspace import Workspace
 
@@ -537,6 +541,12 @@ def matrix_labs(
 
 # a network namespace of the test's own: its lo is nobody else's
 PRIVATE = ("unshare", "--net")
+
+
+def means_of(workspace: Workspace) -> Means:
+    """What a bench or an ordeal may use: this machine's compilers, a workspace and its tree."""
+    tree = partial(trees.find, workspace, None)
+    return Means(workspace, Shell(), Toolchain.find, tree, lambda _: None)
 
 
 @contextlib.contextmanager

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Invoke, processes_in
+from conftest import Invoke, means_of, processes_in
 
 from xdplab import trees
 from xdplab.bench.matrix import BARE, BOOT, BOOTS, CELL, FIRST, MATRIX, comparisons
-from xdplab.bench.measure import Comparison, Means, Measured, measure
+from xdplab.bench.measure import Comparison, Measured, measure
 from xdplab.boot import Kernel
 from xdplab.errors import NoTree
-from xdplab.process import Shell
-from xdplab.toolchain import Toolchain
 from xdplab.workspace import Workspace
-
-
-def means(workspace: Workspace) -> Means:
-    tree = partial(trees.find, workspace, None)
-    return Means(workspace, Shell(), Toolchain.find, tree, lambda _: None)
 
 
 def once(comparison: Comparison) -> Measured:
@@ -29,7 +21,7 @@ def once(comparison: Comparison) -> Measured:
 
 
 def test_where_no_kernel_is_none_is_fetched(tmp_path: Path) -> None:
-    (only,) = comparisons(means(Workspace(tmp_path)))
+    (only,) = comparisons(means_of(Workspace(tmp_path)))
     found = once(only)
     assert [way.skipped.partition(":")[0] for way in found.ways] == ["no kernel is here"]
     assert not any(tmp_path.iterdir())
@@ -40,7 +32,7 @@ def test_without_a_tree_it_does_not_begin(tmp_path: Path, kernel: Kernel) -> Non
     workspace.kernels.mkdir()
     (workspace.kernels / kernel.release).symlink_to(kernel.image.parent)
     with pytest.raises(NoTree):
-        next(comparisons(means(workspace)))
+        next(comparisons(means_of(workspace)))
 
 
 @pytest.fixture
@@ -58,7 +50,7 @@ def test_a_cell_and_a_row_of_them_on_one_kernel(
     (workspace.kernels / kernel.release).symlink_to(kernel.image.parent)
     tree = trees.find(lab, None)
     workspace.set_current_tree(tree.path)
-    one, *row = map(once, comparisons(means(workspace)))
+    one, *row = map(once, comparisons(means_of(workspace)))
     assert [way.name for way in one.ways] == [BARE, FIRST, BOOT, CELL]
     assert one.name.endswith(kernel.release)
     assert [found.point for found in row] == [("cells", float(n)) for n in (1, 2, 4, 8)]

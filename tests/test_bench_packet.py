@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Invoke
+from conftest import Invoke, means_of
 
-from xdplab import trees
 from xdplab.bench import packet
 from xdplab.bench.measure import Means, measure
 from xdplab.bench.place import built
@@ -19,9 +18,7 @@ from xdplab.build import Build
 from xdplab.errors import CommandFailed, OtherVerdict
 from xdplab.filtering import SAMPLE
 from xdplab.model import Action
-from xdplab.process import Shell
 from xdplab.sample import Sample
-from xdplab.toolchain import Toolchain
 from xdplab.workspace import Workspace
 
 pytestmark = [pytest.mark.root, pytest.mark.tree]
@@ -29,11 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.tree]
 
 @pytest.fixture
 def means(lab: Invoke) -> Means:
-    workspace = Workspace(lab.workspace)
-    return Means(
-        workspace, Shell(), lambda: Toolchain.find(None, None),
-        lambda: trees.find(workspace, None, None), lambda _: None,
-    )  # fmt: skip
+    return means_of(Workspace(lab.workspace))
 
 
 @pytest.fixture

@@ -10,27 +10,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Invoke, wait_until
+from conftest import Invoke, means_of, wait_until
 
-from xdplab import trees
 from xdplab.bench import path
 from xdplab.bench.measure import Means, Measured, Taken, measure
 from xdplab.bench.place import namespace
 from xdplab.errors import FramesAstray
-from xdplab.process import Shell
-from xdplab.toolchain import Toolchain
 from xdplab.workspace import PROJECT, Workspace
 
 pytestmark = pytest.mark.root
 
 DROPPED, SENT = "million packets/s", "million sent/s"
-
-
-def means_of(workspace: Workspace) -> Means:
-    return Means(
-        workspace, Shell(), lambda: Toolchain.find(None, None),
-        lambda: trees.find(workspace, None, None), lambda _: None,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

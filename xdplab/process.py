@@ -396,7 +396,8 @@ class Shell:
         if self.dry:
             self.echo(pasteable(argv, cwd, env))
             return Finished(tuple(map(str, argv)), 0, ())
-        _require(argv[0])
+        if leaves:
+            _require(argv[0])  # before anything is made for it
         with (
             scratch() if leaves else contextlib.nullcontext() as aside,
             self.start(argv, cwd=cwd, env=env, log=log, aside=aside) as running,

@@ -18,11 +18,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import PROJECT, Invoke, wait_until
+from conftest import PROJECT, Invoke, means_of, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xdplab import TUTORIAL, runner, trees
+from xdplab import TUTORIAL, runner
 from xdplab.bench.measure import Means
 from xdplab.bench.place import Place, namespace
 from xdplab.boot import Kernel, qemu
@@ -227,10 +227,7 @@ def test_a_filter_with_a_rule_too_few_is_found_out(builds: dict[str, Build], pla
 @pytest.mark.root
 @pytest.mark.tree
 def test_the_verifier_has_nothing_to_remark(labs: Callable[[str], Invoke]) -> None:
-    workspace = Workspace(labs("6.1").workspace)
-    means = Means(
-        workspace, Shell(), Toolchain.find, lambda: trees.find(workspace, None), lambda _: None
-    )
+    means = means_of(Workspace(labs("6.1").workspace))
     with made(means) as ground:
         loud = programs.built(means, ground, programs.LOUD)
         for build in loud.values():

@@ -12,12 +12,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import Invoke
+from conftest import Invoke, means_of
 
-from xdplab import trees
 from xdplab.bench.measure import Means
-from xdplab.process import Shell
-from xdplab.toolchain import Toolchain
 from xdplab.torture import Name, session
 from xdplab.torture.disks import Disk, Quota
 from xdplab.torture.ground import PATIENCE, Ground, made
@@ -30,10 +27,7 @@ TRIES = {Name.EXIT: 16, Name.HALFWAY: 8, Name.TOGETHER: 4}
 
 @pytest.fixture
 def means(lab: Invoke) -> Means:
-    workspace = Workspace(lab.workspace)
-    return Means(
-        workspace, Shell(), Toolchain.find, lambda: trees.find(workspace, None), lambda _: None
-    )
+    return means_of(Workspace(lab.workspace))
 
 
 @pytest.mark.parametrize("name", TRIES)

@@ -14,7 +14,7 @@ from xdplab.bench.measure import Means
 from xdplab.build import Build
 from xdplab.torture import Name, ends, programs
 from xdplab.torture.ends import ENDS, End
-from xdplab.torture.ground import PATIENCE, Ground, Subject, Traces, invoke, made
+from xdplab.torture.ground import Ground, Subject, Traces, invoke, made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
 from xdplab.torture.programs import (
     FAR,
@@ -85,9 +85,7 @@ class Exits:
 
     def _left(self, command: Command, before: Traces, subject: Subject) -> Finding | None:
         if command.then:
-            deadline = time.monotonic() + PATIENCE
-            while self.ground.processes() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            self.ground.wait()
             with self.ground.started(*command.then) as undone:
                 undone.wait_for(_NEVER, _PATIENCE)
         return self.ground.compare(before, subject.last_words)

@@ -117,6 +117,13 @@ class Ground:
                     found[int(process.name)] = words.split("\0")
         return found
 
+    def wait(self) -> list[str]:
+        """Wait until nothing runs here any more; gives what does when patience is over."""
+        deadline = time.monotonic() + PATIENCE
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        return [" ".join(words) for words in left.values()]
+
     def kill(self) -> None:
         """Kill all that runs here."""
         while found := self.processes():

@@ -22,7 +22,7 @@ from xdplab.process import pasteable
 from xdplab.torture import Name, small
 from xdplab.torture.disks import Disk, Quota
 from xdplab.torture.ends import ENDS, End
-from xdplab.torture.ground import PATIENCE, Ground, invoke, made
+from xdplab.torture.ground import Ground, invoke, made
 from xdplab.torture.ordeal import Finding, Ordeal, Try
 from xdplab.workspace import Workspace
 
@@ -104,7 +104,7 @@ class Halfway:
         with self.ground.started(*invoke(*known.deed.words), wrap=end.wrap(rng)) as subject:
             time.sleep(moment)
             end.how(subject)
-            if left := self._wait():
+            if left := self.ground.wait():
                 return Finding("a process is left", tuple(left), subject.last_words())
             wrong = [*_broken(known, self.desk), *_temporary(self.desk)]
             return Finding(wrong[0], tuple(wrong), subject.last_words()) if wrong else None
@@ -159,13 +159,6 @@ class Halfway:
     def _done(self, deed: Deed) -> tuple[int, str]:
         with self.ground.started(*invoke(*deed.words)) as subject:
             return subject.running.wait(_PATIENCE), subject.last_words()
-
-    def _wait(self) -> list[str]:
-        """Wait until nothing runs any more; gives what does all the same."""
-        deadline = time.monotonic() + PATIENCE
-        while (left := self.ground.processes()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return [" ".join(words) for words in left.values()]
 
     # ---- the desk
 
